@@ -1,0 +1,189 @@
+"""What a worker and the controller say to each other: frozen, typed, versioned. Up: hello, records, totals, acknowledgements.
+Down: policies to prepare, the order to swap, the overlay (which replicas are ready, how many workers share the limits).
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from gateway.telemetry.counters import Sample
+
+LINK_VERSION = 1
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, array_like=True):
+    """One try at one replica. Times are seconds since the exchange started."""
+
+    replica: str
+    started: float
+    ended: float
+    result: str
+
+
+class CallRecord(msgspec.Struct, frozen=True, array_like=True):
+    """One verb `Call` and what came of it. Times are seconds since the exchange started; None: it did not come to that."""
+
+    backend: str
+    span_id: str
+    started: float
+    head: float | None
+    first_content: float | None
+    ended: float
+    result: str
+    """"ok", "cancelled", or the kind of the error."""
+    message: str = ""
+    status: int | None = None
+    held: float | None = None
+    """When its hold was reached and the policy resumed."""
+    attempts: tuple[AttemptRecord, ...] = ()
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    finish_reasons: tuple[str, ...] = ()
+    response_model: str | None = None
+    cost: float | None = None
+    currency: str | None = None
+
+
+class Content(msgspec.Struct, frozen=True, array_like=True):
+    """What was asked and served, as bytes on the wire; `truncated` where it was longer than is kept."""
+
+    request: bytes
+    response: bytes
+    truncated: bool = False
+
+
+class ExchangeRecord(msgspec.Struct, frozen=True, array_like=True):
+    """One client request and everything done for it. Made once, in `finally`, whatever happened."""
+
+    exchange_id: str
+    request_id: str
+    trace_id: str
+    span_id: str
+    parent_span_id: str
+    trace_sampled: bool
+    policy_version: str
+    started_at: float
+    """Unix time, seconds."""
+    duration: float
+    endpoint: str
+    model: str
+    stream: bool
+    route: str
+    """"" where none matched."""
+    key: str
+    """Name of the API key; "" for an anonymous request."""
+    unit: str
+    segments: tuple[tuple[str, str], ...]
+    """(segment, value)."""
+    reason: str
+    backend: str
+    """Who served; "" where nobody did."""
+    code: int
+    """HTTP status, 499 where the client left before the answer was whole."""
+    error: str
+    """The error's message, "" where there is none."""
+    committed: float | None
+    """First byte to the client, seconds since the start."""
+    overhead: float
+    bytes_in: int
+    bytes_out: int
+    calls: tuple[CallRecord, ...]
+    content: Content | None = None
+    truncated_by_client: bool = False
+    """The client left before the answer was whole."""
+
+
+# Worker -> controller
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """First on every connection. `incarnation` is new for every worker process: totals are kept by it."""
+
+    worker: int
+    pid: int
+    incarnation: str
+    policy_version: str
+    """"" where it has none yet."""
+    link_version: int = LINK_VERSION
+
+
+class Records(msgspec.Struct, frozen=True, tag="records"):
+    """A batch. `sequence` counts batches of one incarnation from 1; the controller acknowledges it once the batch is in its
+    hands, and a worker that reconnects sends what was not acknowledged again: the store ignores an exchange id it has."""
+
+    sequence: int
+    records: list[ExchangeRecord]
+
+
+class Totals(msgspec.Struct, frozen=True, tag="totals"):
+    """Cumulative counters of this incarnation."""
+
+    samples: list[Sample]
+
+
+class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
+    """The policy is compiled and its upstreams stand; or `error` says why not."""
+
+    version: str
+    error: str = ""
+
+
+class Swapped(msgspec.Struct, frozen=True, tag="swapped"):
+    version: str
+
+
+class ReplicaSeen(msgspec.Struct, frozen=True, tag="replica_seen"):
+    """A worker's breaker opened or closed on a replica."""
+
+    backend: str
+    replica: str
+    open: bool
+
+
+# Controller -> worker
+
+
+class Ack(msgspec.Struct, frozen=True, tag="ack"):
+    sequence: int
+
+
+class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
+    """Compile this policy and make its upstreams, but serve on with the one in force."""
+
+    version: str
+    policy: bytes
+    """The canonical form with secrets filled in: JSON of `policies.schema.Policy`."""
+    files: str
+    """Folder of the files that the policy names, by their hash."""
+
+
+class Swap(msgspec.Struct, frozen=True, tag="swap"):
+    version: str
+
+
+class Discard(msgspec.Struct, frozen=True, tag="discard"):
+    """Forget a prepared version: another worker could not prepare it."""
+
+    version: str
+
+
+class ReplicaState(msgspec.Struct, frozen=True, array_like=True):
+    backend: str
+    replica: str
+    ready: bool
+    evidence_ok: bool = True
+
+
+class Overlay(msgspec.Struct, frozen=True, tag="overlay"):
+    """What is true beside the policy. Replaces the overlay before it whole."""
+
+    workers: int
+    """Live workers: limits of the machine are divided by it."""
+    replicas: tuple[ReplicaState, ...] = ()
+    alerts: tuple[str, ...] = ()
+
+
+Up: TypeAlias = Hello | Records | Totals | Prepared | Swapped | ReplicaSeen
+Down: TypeAlias = Ack | Prepare | Swap | Discard | Overlay

@@ -1,0 +1,46 @@
+"""Settings of the process, as opposed to the policy: ports, processes, places. Frozen; every flag is also `HEADGATE_*`."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What `headgate serve` was told. It travels to the processes it starts as JSON in one environment variable."""
+
+    policy: str
+    """Path of the policy file, absolute."""
+    state_dir: str
+    """Absolute. Record store, policy versions and the link's socket live here; one gateway a folder."""
+    host: str = "127.0.0.1"
+    port: int = 8080
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 8081
+    admin_key: str = ""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 8082
+    workers: int = 1
+    tls_cert: str = ""
+    tls_key: str = ""
+    upstream_ca: str = ""
+    """PEM file of the authorities that https replicas are checked against; "" for the system's."""
+    log_format: str = "text"
+    """text | json."""
+    log_level: str = "info"
+    trace_sample_percent: float = 1.0
+    """Share of exchanges without a sampled parent whose spans are exported."""
+    otlp_endpoint: str = ""
+    """OTLP/HTTP traces endpoint (`http://collector:4318/v1/traces`); "" exports nothing."""
+    embedded_port: int = 0
+    """Port of the embedded models' loopback socket, filled in by the supervisor."""
+
+
+ENVIRONMENT_VARIABLE = "HEADGATE_SETTINGS"
+
+
+def encode(settings: Settings) -> str:
+    return msgspec.json.encode(settings).decode()
+
+
+def decode(text: str) -> Settings:
+    return msgspec.json.decode(text, type=Settings)
