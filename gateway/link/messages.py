@@ -131,6 +131,8 @@ class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
 
 
 class Swapped(msgspec.Struct, frozen=True, tag="swapped"):
+    """The prepared policy is the one in force in this worker."""
+
     version: str
 
 
@@ -146,6 +148,8 @@ class ReplicaSeen(msgspec.Struct, frozen=True, tag="replica_seen"):
 
 
 class Ack(msgspec.Struct, frozen=True, tag="ack"):
+    """Every batch up to `sequence` is in the controller's hands."""
+
     sequence: int
 
 
@@ -160,6 +164,8 @@ class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
 
 
 class Swap(msgspec.Struct, frozen=True, tag="swap"):
+    """Put the prepared policy in force."""
+
     version: str
 
 
@@ -170,6 +176,8 @@ class Discard(msgspec.Struct, frozen=True, tag="discard"):
 
 
 class ReplicaState(msgspec.Struct, frozen=True, array_like=True):
+    """What the controller's probe last saw of a replica."""
+
     backend: str
     replica: str
     ready: bool

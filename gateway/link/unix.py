@@ -1,0 +1,257 @@
+"""The worker's end of the link, over a Unix socket. The controller may be away, stopped or slow: the worker serves on, never
+waits for it, and takes up again when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias, cast
+
+import msgspec
+
+from gateway.errors import LinkError
+from gateway.link.framing import FrameReader, encode_frame
+from gateway.link.messages import Ack, Down, ExchangeRecord, Hello, Totals, Up
+from gateway.link.outbox import Outbox, OutboxLimits
+from gateway.telemetry.counters import Counters, Sample
+
+log = logging.getLogger(__name__)
+
+FLUSH_INTERVAL_S = 0.05
+TOTALS_INTERVAL_S = 1.0
+BACKOFF_FIRST_S = 0.05
+BACKOFF_MAX_S = 2.0
+WRITE_BUFFER_BYTES = 256 * 1024
+"""Above this the transport says stop, and batches wait in the outbox, where they are counted."""
+SEND_BUFFER_BYTES_MAX = 1024 * 1024
+"""Above this small messages are dropped too: the peer has not read for a long time."""
+
+Connector: TypeAlias = Callable[[Callable[[], asyncio.Protocol]], Awaitable[object]]
+"""Opens a connection and attaches the protocol that the factory makes."""
+
+
+def socket_path(state_dir: str) -> str:
+    """Where the controller of this state folder listens."""
+    return os.path.join(state_dir, "link.sock")
+
+
+def unix_connector(path: str) -> Connector:
+    """Connects to the socket at `path`."""
+
+    async def connect(factory: Callable[[], asyncio.Protocol]) -> object:
+        return await asyncio.get_running_loop().create_unix_connection(factory, path)
+
+    return connect
+
+
+class WorkerLink:
+    """Records, totals and acknowledgements up; policies, overlay and orders down. A `RecordSink`.
+
+    `hello` is asked at every connection, `totals` about once a second, `on_message` gets every message but `Ack`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        hello: Callable[[], Hello],
+        on_message: Callable[[Down], None],
+        totals: Callable[[], list[Sample]],
+        counters: Counters,
+        limits: OutboxLimits | None = None,
+        connect: Connector | None = None,
+    ) -> None:
+        self._connect = connect or unix_connector(path)
+        self._hello = hello
+        self._on_message = on_message
+        self._totals = totals
+        self._totals_sent: list[Sample] = []
+        self._outbox = Outbox(counters, limits)
+        self._connection: _Connection | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._totals_timer: asyncio.TimerHandle | None = None
+        self._progress = asyncio.Event()
+        """Set by every acknowledgement; `flush` waits for it."""
+
+    def start(self) -> None:
+        """Begin to connect; returns at once. Records may be emitted before."""
+        self._runner = asyncio.get_running_loop().create_task(self._run(), name="link")
+        self._tick()
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None
+
+    @property
+    def records_waiting(self) -> int:
+        """Records that the controller has not acknowledged."""
+        return len(self._outbox)
+
+    def emit(self, record: ExchangeRecord) -> None:
+        """Take `record`, or drop and count it. Never waits and never raises."""
+        self._outbox.put(record)
+        if self._outbox.batch_is_full():
+            self._pump()
+        elif self._flush_timer is None:
+            self._flush_timer = asyncio.get_running_loop().call_later(FLUSH_INTERVAL_S, self._flush_due)
+
+    def send(self, message: Up) -> bool:
+        """Send one small message now; False if there is no connection, or the controller has long read nothing."""
+        connection = self._connection
+        if connection is None or connection.transport.get_write_buffer_size() > SEND_BUFFER_BYTES_MAX:
+            return False
+        connection.transport.write(encode_frame(message))
+        return True
+
+    async def flush(self, timeout: float) -> bool:  # noqa: ASYNC109 - a bound, not a cancellation scope
+        """Deliver records and totals; True once the controller has acknowledged them all, False after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._all_handed_over():
+                    await self._next_progress()
+                self._send_totals()
+                self._outbox.barrier()
+                target = self._outbox.sequence
+                self._pump()
+                while self._outbox.acknowledged < target:
+                    await self._next_progress()
+        except TimeoutError:
+            return False
+        return True
+
+    def _all_handed_over(self) -> bool:
+        self._pump()
+        return self.connected and not self._outbox
+
+    async def _next_progress(self) -> None:
+        self._progress.clear()
+        await self._progress.wait()
+
+    async def close(self) -> None:
+        """Leave. What was not acknowledged is lost, and counted."""
+        for timer in (self._flush_timer, self._totals_timer):
+            if timer is not None:
+                timer.cancel()
+        if self._runner is not None:
+            self._runner.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._runner
+        if self._connection is not None:
+            self._connection.transport.close()
+            self._connection = None
+        if self._outbox:
+            self._outbox.drop("shutdown", len(self._outbox))
+            log.warning("%d records were not delivered", len(self._outbox))
+
+    # The connection
+
+    async def _run(self) -> None:
+        backoff = BACKOFF_FIRST_S
+        while True:
+            connection = _Connection(self)
+            try:
+                await self._connect(lambda connection=connection: connection)  # type: ignore[misc]
+                await connection.lost.wait()
+            except OSError as error:
+                log.debug("no controller: %s", error)
+            # Only a controller that has said something starts the backoff anew: one that accepts and closes must not spin.
+            backoff = BACKOFF_FIRST_S if connection.heard else min(2 * backoff, BACKOFF_MAX_S)
+            await asyncio.sleep(backoff * random.uniform(0.5, 1.5))
+
+    def _opened(self, connection: _Connection) -> None:
+        self._connection = connection
+        self._totals_sent = []
+        connection.transport.write(encode_frame(self._hello()))
+        self._outbox.rewind()
+        self._send_totals()
+        self._pump()
+        self._progress.set()
+
+    def _closed(self, connection: _Connection) -> None:
+        if self._connection is connection:
+            self._connection = None
+
+    def _received(self, message: Down) -> None:
+        if isinstance(message, Ack):
+            self._outbox.acknowledge(message.sequence)
+            self._progress.set()
+            self._pump()
+            return
+        try:
+            self._on_message(message)
+        except Exception:
+            log.exception("the worker could not take a %s", type(message).__name__)
+
+    # What goes out
+
+    def _pump(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        while not connection.paused and (frame := self._outbox.next_frame()) is not None:
+            connection.transport.write(frame)
+
+    def _flush_due(self) -> None:
+        self._flush_timer = None
+        self._pump()
+
+    def _tick(self) -> None:
+        self._totals_timer = asyncio.get_running_loop().call_later(TOTALS_INTERVAL_S, self._tick)
+        self._send_totals()
+
+    def _send_totals(self) -> None:
+        """Totals are cumulative: where they cannot be sent now, the next ones say it all."""
+        connection = self._connection
+        if connection is None or connection.paused:
+            return
+        self._outbox.note_depth()
+        samples = self._totals()
+        if samples != self._totals_sent:
+            self._totals_sent = samples
+            connection.transport.write(encode_frame(Totals(samples)))
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: frames in, back-pressure noted."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, link: WorkerLink) -> None:
+        self._link = link
+        self._reader = FrameReader[Down](msgspec.msgpack.Decoder(Down))
+        self.paused = False
+        self.heard = False
+        self.lost = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        self._link._opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            messages = self._reader.feed(data)
+        except LinkError as error:
+            log.error("link closed: %s", error)
+            self.transport.abort()
+            return
+        self.heard = True
+        for message in messages:
+            self._link._received(message)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self._link._pump()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._link._closed(self)
+        self.lost.set()
