@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
@@ -78,4 +79,12 @@ class Upstream(Protocol):
 
     def close(self) -> None:
         """Retire it: calls under way end as they would have, idle connections are closed, queued calls still go out."""
+        ...
+
+    def set_share(self, workers: int) -> None:
+        """The limits of the machine are divided by so many live workers."""
+        ...
+
+    def set_replicas(self, ready: Mapping[str, bool]) -> None:
+        """What the probes say, by replica URL; a replica that is not named has not been probed yet and counts as ready."""
         ...

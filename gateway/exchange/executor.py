@@ -1,0 +1,394 @@
+"""Drives a plan: does what the policy asks, tells it what came of it, and gives the client what it answers.
+
+One `Exchange` is one client request. It knows verbs, never features: adding a kind of policy changes nothing here. It is a
+state machine of callbacks, so that a request costs no task and a chunk no await.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from asyncio import TimerHandle
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from gateway.errors import ApiError
+from gateway.exchange.failure import api_error
+from gateway.exchange.keepalive import KeepAlive
+from gateway.exchange.leg import Leg
+from gateway.exchange.measures import RouteMeasures
+from gateway.exchange.recording import ContentKeeper, exchange_record
+from gateway.exchange.snapshot import Target
+from gateway.link.messages import ExchangeRecord
+from gateway.protocol.body import Body
+from gateway.protocol.errors import error_body, error_event
+from gateway.telemetry.trace_context import TraceContext, child_header
+from gateway.upstream.base import Ask
+from gateway.upstream.kinds import denied, refused
+from gateway.wire.base import Reply
+from policies.plan import CALLS_MAX, Answer, Call, CallError, Outcome, Plan, Refuse, Verdict
+
+log = logging.getLogger(__name__)
+
+
+class Site(msgspec.Struct, frozen=True):
+    """What every exchange of a worker shares."""
+
+    now: Callable[[], float]
+    call_later: Callable[..., TimerHandle]
+    new_id: Callable[[int], int]
+    """So many random bits."""
+    emit: Callable[[ExchangeRecord], None]
+    left: Callable[[str], None]
+    """Counts a client that left, by phase."""
+    in_flight: set[Exchange]
+    """Exchanges under way."""
+
+
+class Order(msgspec.Struct):
+    """One request, decided: what is to be done, and whose it is."""
+
+    exchange_id: str
+    request_id: str
+    route: str
+    plan: Plan
+    targets: Mapping[str, Target]
+    measures: RouteMeasures
+    policy_version: str
+    release: Callable[[], None]
+    """Gives the snapshot's lease back."""
+    body: Body
+    path: bytes
+    trace: TraceContext
+    started: float
+    deadline: float
+    key: str = ""
+    debug: bool = False
+    unit: str = ""
+    segments: tuple[tuple[str, str], ...] = ()
+    keep_alive_after: float | None = None
+    content: ContentKeeper | None = None
+
+
+class Exchange:
+    """One client request and every call made for it."""
+
+    __slots__ = (
+        "_alive",
+        "_answer",
+        "_closed",
+        "_holding",
+        "_pending",
+        "_rendered",
+        "_reply",
+        "_resuming",
+        "_site",
+        "body",
+        "code",
+        "committed_at",
+        "error",
+        "legs",
+        "now",
+        "order",
+        "reason",
+        "started_wall",
+        "strip_usage",
+    )
+
+    def __init__(self, site: Site, order: Order, reply: Reply) -> None:
+        self._site = site
+        self._reply = reply
+        self.order = order
+        self.body = order.body
+        self.now = site.now
+        self.started_wall = time.time() - (site.now() - order.started)
+        # The gateway asks for usage for its own accounting; a client that did not ask does not see it.
+        self.strip_usage = order.body.stream and not order.body.include_usage
+        self.legs: list[Leg] = []
+        self.reason = "primary"
+        self.code = 0
+        self.error = ""
+        self.committed_at: float | None = None
+        self._answer: Leg | None = None
+        self._rendered: dict[str, tuple[bytes, ...]] = {}
+        self._closed = False
+        self._pending: Outcome | None = None
+        self._resuming = False
+        self._alive: KeepAlive | None = None
+
+    # The plan.
+
+    def start(self) -> None:
+        """Begin. The reply's observer is this exchange from here on."""
+        self._reply.observer = self
+        self._site.in_flight.add(self)
+        if self.order.keep_alive_after is not None and self.body.stream:
+            self._alive = KeepAlive(self._site.call_later, self.order.keep_alive_after, self._say_alive)
+        self._drive(None)
+
+    def resume(self, outcome: Outcome) -> None:
+        """A leg has seen what its hold wanted, or failed."""
+        if self._closed or self._answer is not None:
+            return
+        if self._resuming:
+            self._pending = outcome  # it failed before the upstream's `call` had returned
+        else:
+            self._drive(outcome)
+
+    def _drive(self, outcome: Outcome | None) -> None:
+        """Feed the plan until it waits for a call that is under way, or has ended."""
+        self._resuming = True
+        try:
+            while True:
+                verb = self.order.plan.send(outcome)  # type: ignore[arg-type]  # None starts a generator
+                self._pending = None
+                outcome = self._call(verb) or self._pending
+                if outcome is None:
+                    return
+        except StopIteration as stop:
+            self._conclude(stop.value)
+        except Exception:
+            log.exception("exchange %s: the policy of route %s failed", self.order.exchange_id, self.order.route)
+            self._refuse(ApiError(500, "server_error", "the gateway's policy failed on this request", code="policy_error"))
+        finally:
+            self._resuming = False
+
+    def _call(self, verb: Call) -> Outcome | None:
+        """Start a call; an outcome only where it cannot even be started."""
+        if len(self.legs) >= CALLS_MAX:
+            raise RuntimeError(f"a plan may make {CALLS_MAX} calls")
+        target = self.order.targets[verb.backend]
+        body = self.body
+        index = len(self.legs)
+        span_id = f"{self._site.new_id(64):016x}"
+        leg = Leg(self, index, target, verb.hold, span_id, self.now())
+        self.legs.append(leg)
+        if (objection := self._objection(target)) is not None:
+            leg.error = objection
+            leg.ended_at = leg.judged_at = leg.started_at
+            return Outcome(index, verb.backend, objection)
+        order = self.order
+        leg.call = target.upstream.call(
+            Ask(
+                path=order.path,
+                body=self._render(target.backend.model),
+                headers=b"x-request-id: %s\r\n%s" % (order.request_id.encode(), child_header(order.trace, span_id)),
+                stream=body.stream,
+                deadline=order.deadline,
+                affinity=body.affinity() if target.backend.balance == "prefix_hash" else 0,
+            ),
+            leg,
+        )
+        return None
+
+    def _objection(self, target: Target) -> CallError | None:
+        """Why this backend must not get this request."""
+        if (name := denied(target.backend, self.body.names)) is not None:
+            return CallError("status", f"the field {name!r} is not allowed for backend {target.backend.name}", 400, request_at_fault=True)
+        if (message := refused(target.backend, self.body)) is not None:
+            return CallError("status", message, 400, request_at_fault=True)
+        return None
+
+    def _render(self, model: str) -> tuple[bytes, ...]:
+        parts = self._rendered.get(model)
+        if parts is None:
+            parts = self._rendered[model] = self.body.render(model, usage=True)
+        return parts
+
+    # The verdict.
+
+    def _conclude(self, verdict: Verdict) -> None:
+        if isinstance(verdict, Refuse):
+            self.reason = "refused"
+            self._refuse(ApiError(verdict.status, verdict.kind, verdict.message, code=verdict.code))
+            return
+        assert isinstance(verdict, Answer)
+        leg = self.legs[verdict.outcome.call]
+        self.reason = verdict.reason
+        error = verdict.outcome.error or leg.error
+        if error is None:
+            self._commit(leg)
+        else:
+            self._answer = leg
+            self._refuse(self._client_error(leg, error))
+
+    def _client_error(self, leg: Leg, error: CallError) -> ApiError:
+        return api_error(error, leg.target.backend.name, self.body.endpoint)
+
+    def _commit(self, leg: Leg) -> None:
+        """Nothing has reached the client before this (but comments, where the policy wants them), and no other model after."""
+        self._answer = leg
+        self._stop_losers()
+        self.committed_at = self.now()
+        reply = self._reply
+        held = leg.commit()
+        self.body.drop()
+        self._rendered.clear()
+        if self.order.content is not None:
+            self.order.content.response(held)
+        if leg.reader is None:
+            self.code = 200
+            reply.send(200, self._head(leg.headers.get(b"content-type", b"application/json"), leg.target.backend.name), held)
+            self._close()
+            return
+        if self._alive is not None and self._alive.spoke:
+            reply.write(held)
+        else:
+            reply.start(200, self._head(b"text/event-stream; charset=utf-8", leg.target.backend.name) + b"cache-control: no-cache\r\n", held)
+        if self._alive is not None:
+            self._alive.stop()
+        if leg.ended_at is not None:
+            self.answer_ended(b"")
+
+    def pass_on(self, data: bytes) -> None:
+        """The answer goes on."""
+        self._reply.write(data)
+        if self.order.content is not None:
+            self.order.content.response(data)
+
+    def answer_ended(self, tail: bytes) -> None:
+        """The answer is whole."""
+        if self.order.content is not None:
+            self.order.content.response(tail)
+        self.code = 200
+        self._reply.end(tail)
+        self._close()
+
+    def answer_broke(self, error: CallError) -> None:
+        """The backend failed after commit: the client is told in the stream, never silence and never another model."""
+        leg = self._answer
+        assert leg is not None
+        problem = self._client_error(leg, error)
+        self.code, self.error = problem.status, problem.message
+        self._reply.end(error_event(self.body.endpoint, problem.kind, problem.message, problem.code))
+        self._close()
+
+    def _refuse(self, problem: ApiError) -> None:
+        """Answer with an error; the status tells, unless comments have sent one already."""
+        if self._closed:
+            return
+        self._stop_losers()
+        self.code, self.error = problem.status, problem.message
+        if self._alive is not None and self._alive.spoke:
+            self._reply.end(error_event(self.body.endpoint, problem.kind, problem.message, problem.code))
+        else:
+            body = error_body(problem.status, problem.kind, problem.message, problem.param, problem.code)
+            backend = "" if self._answer is None else self._answer.target.backend.name
+            self._reply.send(problem.status, self._head(b"application/json", backend) + problem.headers, body)
+        self._close()
+
+    def _head(self, content_type: bytes, backend: str) -> bytes:
+        order = self.order
+        lines = (
+            f"x-request-id: {order.request_id}\r\nx-headgate-exchange-id: {order.exchange_id}\r\nx-headgate-route: {order.route}\r\n"
+            f"x-headgate-policy-version: {order.policy_version}\r\n"
+        )
+        if backend:
+            lines += f"x-headgate-backend: {backend}\r\nx-headgate-reason: {self.reason}\r\n"
+        if order.debug:
+            lines += f"x-headgate-calls: {len(self.legs)}\r\nx-headgate-overhead-ms: {self._overhead(self.now()) * 1000:.3f}\r\n"
+        return b"content-type: %s\r\n%s" % (content_type, lines.encode("latin-1"))
+
+    def _say_alive(self, first: bool) -> None:
+        if first:
+            head = self._head(b"text/event-stream; charset=utf-8", "") + b"cache-control: no-cache\r\n"
+            self._reply.start(200, head, b": keep-alive\n\n")
+        else:
+            self._reply.write(b": keep-alive\n\n")
+
+    def _stop_losers(self) -> None:
+        for leg in self.legs:
+            if leg is not self._answer:
+                leg.cancel()
+
+    # The client (gateway.wire.base.Observer).
+
+    def client_left(self) -> None:
+        """Every leg is cancelled; in the metrics this is 499 and never an error of a backend."""
+        if self._closed:
+            return
+        self._site.left("before_commit" if self.committed_at is None else "after_commit")
+        self.code, self.error = 499, "the client left"
+        for leg in self.legs:
+            leg.cancel()
+        self._close()
+
+    def pause_writing(self) -> None:
+        if self._answer is not None and self._answer.ended_at is None:
+            self._answer.call.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._answer is not None and self._answer.ended_at is None:
+            self._answer.call.resume_reading()
+
+    # The end.
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> TimerHandle:
+        return self._site.call_later(delay_s, callback)
+
+    def abandon(self, message: str) -> None:
+        """The worker stops: end the answer as well as can be."""
+        if self._closed:
+            return
+        problem = ApiError(503, "server_error", message, code="shutting_down")
+        if self.committed_at is None:
+            self._refuse(problem)
+            return
+        self.code, self.error = 503, message
+        for leg in self.legs:
+            leg.cancel()
+        self._reply.end(error_event(self.body.endpoint, problem.kind, message, problem.code))
+        self._close()
+
+    def _overhead(self, now: float) -> float:
+        """Seconds of this exchange in which no call was under way; calls do not overlap."""
+        busy = 0.0
+        for leg in self.legs:
+            busy += (leg.ended_at or now) - leg.started_at
+        return max(0.0, now - self.order.started - busy)
+
+    def _close(self) -> None:
+        """Count and record it; once, whatever happened."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._alive is not None:
+            self._alive.stop()
+        now = self.now()
+        order = self.order
+        overhead = self._overhead(now)
+        measures = order.measures
+        measures.request(self.reason, self.code)
+        measures.duration.observe(now - order.started)
+        measures.overhead.observe(overhead)
+        for label in order.segments:
+            measures.segment(label)
+        answer = self._answer
+        if self.committed_at is not None and answer is not None:
+            if self.body.stream:
+                measures.first_token.observe(self.committed_at - order.started)
+            if answer.head_at is not None:
+                measures.hold.observe(max(0.0, self.committed_at - answer.head_at))
+        try:
+            self._site.emit(exchange_record(self, now, overhead))
+        except Exception:
+            log.exception("exchange %s: no record could be made", order.exchange_id)
+        self._site.in_flight.discard(self)
+        order.release()
+        order.plan.close()
+        self._reply.observer = None
+
+    @property
+    def answer(self) -> Leg | None:
+        """The leg that answered, or whose error did."""
+        return self._answer
+
+    @property
+    def bytes_out(self) -> int:
+        return self._reply.bytes_out
+
+    def __repr__(self) -> str:
+        calls: Any = [leg.target.backend.name for leg in self.legs]
+        return f"<Exchange {self.order.exchange_id} {self.order.route} calls={calls} code={self.code}>"

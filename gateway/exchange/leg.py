@@ -1,0 +1,230 @@
+"""One call of an exchange, seen from the client's side: what its reply has brought, how much of it the policy wants to see
+before it judges, and, once it is the answer, straight on to the client.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.protocol.errors import read_error
+from gateway.protocol.reply import ReplyFacts, read_reply
+from gateway.protocol.stream import StreamReader, open_stream
+from gateway.upstream.base import UpstreamCall
+from policies.plan import CallError, Hold, Outcome
+
+if TYPE_CHECKING:
+    from gateway.exchange.executor import Exchange
+    from gateway.exchange.snapshot import Target
+
+REPLY_BYTES_MAX = 64 * 1024 * 1024
+"""A whole (not streamed) reply, and what is held of a streamed one."""
+
+REQUEST_FAULTS = frozenset({400, 405, 409, 411, 413, 414, 415, 416, 422, 431})
+"""Statuses by which a backend refuses the request itself: another one would say the same."""
+
+
+class Leg:
+    """Hears one call's reply (`gateway.upstream.base.ReplyReceiver`)."""
+
+    __slots__ = (
+        "_chunks",
+        "_exchange",
+        "_size",
+        "_timer",
+        "call",
+        "committed",
+        "content_at",
+        "ended_at",
+        "error",
+        "facts",
+        "head_at",
+        "headers",
+        "hold",
+        "index",
+        "judged_at",
+        "reader",
+        "span_id",
+        "started_at",
+        "status",
+        "target",
+    )
+
+    call: UpstreamCall
+
+    def __init__(self, exchange: Exchange, index: int, target: Target, hold: Hold, span_id: str, now: float) -> None:
+        self.index = index
+        self.target = target
+        self.hold = hold
+        self.span_id = span_id
+        self.started_at = now
+        self.head_at: float | None = None
+        self.content_at: float | None = None
+        self.judged_at: float | None = None
+        self.ended_at: float | None = None
+        self.status: int | None = None
+        self.headers: dict[bytes, bytes] = {}
+        self.error: CallError | None = None
+        self.reader: StreamReader | None = None
+        self.facts: ReplyFacts | None = None
+        self.committed = False
+        self._exchange = exchange
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._timer: object | None = None
+
+    # What the upstream tells.
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        exchange = self._exchange
+        self.head_at = exchange.now()
+        self.status = status
+        self.headers = headers
+        if status == 200 and exchange.body.stream and headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+            body = exchange.body
+            self.reader = open_stream(body.endpoint, choices=body.choices, strip_usage=exchange.strip_usage)
+
+    def on_body(self, data: bytes) -> None:
+        reader = self.reader
+        if self.committed and reader is not None:
+            # The chunk path: nothing here may cost more than it must.
+            out = reader.feed(data)
+            if out:
+                self._exchange.pass_on(out)
+            if reader.failed:
+                self._break_off(reader)
+            return
+        if reader is not None:
+            data = reader.feed(data)
+            self._keep(data)
+            if reader.failed:
+                self._break_off(reader)
+            elif self.judged_at is None and self.error is None:
+                self._consider(reader)
+        else:
+            self._keep(data)
+
+    def on_end(self) -> None:
+        self.ended_at = self._exchange.now()
+        if self.reader is None:
+            self._end_whole()
+            return
+        tail = self.reader.end()
+        if self.reader.failed or not self.reader.whole:
+            self._break_off(self.reader)
+        elif self.committed:
+            self._exchange.answer_ended(tail)
+        else:
+            self._keep(tail)
+            self._judge(complete=True)
+
+    def on_failure(self, error: CallError) -> None:
+        self.ended_at = self._exchange.now()
+        self._fail(error)
+
+    # What it makes of that.
+
+    def _keep(self, data: bytes) -> None:
+        if not data:
+            return
+        self._size += len(data)
+        if self._size > REPLY_BYTES_MAX:
+            self._fault(CallError("too_large", f"the reply is larger than {REPLY_BYTES_MAX} bytes"))
+        else:
+            self._chunks.append(data)
+
+    def _consider(self, reader: StreamReader) -> None:
+        """Resume the policy if what it wanted to see has arrived."""
+        if not reader.content_seen:
+            return
+        if self.content_at is None:
+            self.content_at = self._exchange.now()
+            self.call.content_seen()
+        hold = self.hold
+        if hold.all:
+            return
+        if not hold.tokens or reader.tokens >= hold.tokens:
+            self._judge(complete=False)
+        elif self._timer is None and hold.for_ms:
+            self._timer = self._exchange.call_later(hold.for_ms / 1000, self._hold_is_over)
+
+    def _hold_is_over(self) -> None:
+        if self.judged_at is None and self.ended_at is None:
+            self._judge(complete=False)
+
+    def _judge(self, *, complete: bool) -> None:
+        if self.judged_at is None:
+            self.judged_at = self._exchange.now()
+            self._exchange.resume(Outcome(self.index, self.target.backend.name, self.error, complete))
+
+    def _end_whole(self) -> None:
+        """A reply that is not a stream has arrived whole: is it what it should be?"""
+        assert self.status is not None
+        body = self.whole_body()
+        if self.status != 200:
+            self._fail(self._status_error(self.status, body))
+            return
+        if self.content_at is None:
+            self.content_at = self.head_at
+        self.facts = read_reply(self._exchange.body.endpoint, body)
+        if self.facts.problem is not None:
+            self._fault(CallError("protocol", self.facts.problem))
+        else:
+            self._judge(complete=True)
+
+    def _status_error(self, status: int, body: bytes) -> CallError:
+        retry_after = self.headers.get(b"retry-after", b"")
+        return CallError(
+            "status",
+            f"answered {status}: {read_error(body)}",
+            status,
+            float(retry_after) if retry_after.isdigit() and len(retry_after) < 7 else None,
+            request_at_fault=status in REQUEST_FAULTS,
+        )
+
+    def _break_off(self, reader: StreamReader) -> None:
+        """The stream carried an error, was not SSE, or ended before it was whole."""
+        if reader.error is not None:
+            self._fault(CallError("error_event", reader.error))
+        elif reader.broken is not None:
+            self._fault(CallError("protocol", reader.broken))
+        else:
+            self._fault(CallError("truncated", "the stream ended before it was finished"))
+
+    def _fault(self, error: CallError) -> None:
+        """The reply itself is wrong, which only this side can see: the upstream is told."""
+        if self.error is None:
+            self.call.fault(error)
+            if self.ended_at is None:
+                self.ended_at = self._exchange.now()
+            self._fail(error)
+
+    def _fail(self, error: CallError) -> None:
+        if self.error is not None:
+            return
+        self.error = error
+        if self.committed:
+            self._exchange.answer_broke(error)
+        else:
+            self._judge(complete=False)
+
+    # What the exchange does with it.
+
+    def whole_body(self) -> bytes:
+        """The reply's body, or what has arrived of it."""
+        chunks = self._chunks
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def commit(self) -> bytes:
+        """From here on the reply goes to the client as it comes; what was held is handed over, byte for byte."""
+        held = self.whole_body()
+        self._chunks = []
+        self.committed = True
+        return held
+
+    def cancel(self) -> None:
+        """Stop the call, if it still runs; nothing more is heard of it."""
+        if self.ended_at is None:
+            self.ended_at = self._exchange.now()
+            if self.error is None:
+                self.error = CallError("cancelled", "cancelled")
+            self.call.cancel()

@@ -1,0 +1,111 @@
+"""Makes the record of an exchange: what was asked, each call with its times, what was served and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.link.messages import AttemptRecord, CallRecord, Content, ExchangeRecord
+from gateway.protocol.stream import Usage
+
+if TYPE_CHECKING:
+    from gateway.exchange.executor import Exchange
+    from gateway.exchange.leg import Leg
+
+CONTENT_BYTES_MAX = 256 * 1024
+"""Of the request and of the response, each, that a record keeps."""
+
+
+class ContentKeeper:
+    """Keeps what was asked and served, bounded, where the policy stores content. Redaction is the controller's."""
+
+    __slots__ = ("_kept", "_request", "_room", "_truncated")
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request[:CONTENT_BYTES_MAX]
+        self._truncated = len(request) > CONTENT_BYTES_MAX
+        self._kept: list[bytes] = []
+        self._room = CONTENT_BYTES_MAX
+
+    def response(self, data: bytes) -> None:
+        if len(data) > self._room:
+            data = data[: self._room]
+            self._truncated = True
+        if data:
+            self._kept.append(data)
+            self._room -= len(data)
+
+    def content(self) -> Content:
+        return Content(self._request, b"".join(self._kept), self._truncated)
+
+
+def exchange_record(exchange: Exchange, now: float, overhead: float) -> ExchangeRecord:
+    """The record, and with it the count of tokens and cost: every call costs, also one whose answer nobody got."""
+    order = exchange.order
+    start = order.started
+    answer = exchange.answer
+    trace = order.trace
+    return ExchangeRecord(
+        order.exchange_id,
+        order.request_id,
+        trace.trace_id,
+        trace.span_id,
+        trace.parent_span_id,
+        trace.sampled,
+        order.policy_version,
+        exchange.started_wall,
+        now - start,
+        exchange.body.endpoint,
+        exchange.body.model,
+        exchange.body.stream,
+        order.route,
+        order.key,
+        order.unit,
+        order.segments,
+        exchange.reason,
+        "" if answer is None else answer.target.backend.name,
+        exchange.code,
+        exchange.error,
+        None if exchange.committed_at is None else exchange.committed_at - start,
+        overhead,
+        exchange.body.size,
+        exchange.bytes_out,
+        tuple([_call_record(exchange, leg, start, now) for leg in exchange.legs]),
+        None if order.content is None else order.content.content(),
+        exchange.code == 499,
+    )
+
+
+def _call_record(exchange: Exchange, leg: Leg, start: float, now: float) -> CallRecord:
+    usage: Usage | None = None
+    model: str | None = None
+    finish: tuple[str, ...] = ()
+    if leg.reader is not None:
+        usage, model, finish = leg.reader.usage, leg.reader.model, leg.reader.finish_reasons
+    elif leg.facts is not None:
+        usage, model, finish = leg.facts.usage, leg.facts.model, leg.facts.finish_reasons
+    cost: float | None = None
+    backend = leg.target.backend
+    measures = exchange.order.measures.backends[backend.name]
+    if usage is not None:
+        cost = measures.count(usage.input, usage.output)
+    error = leg.error
+    attempts = leg.call.attempts if hasattr(leg, "call") else ()
+    return CallRecord(
+        backend.name,
+        leg.span_id,
+        leg.started_at - start,
+        None if leg.head_at is None else leg.head_at - start,
+        None if leg.content_at is None else leg.content_at - start,
+        (leg.ended_at or now) - start,
+        "ok" if error is None else error.kind,
+        "" if error is None else error.message,
+        leg.status,
+        None if leg.judged_at is None else leg.judged_at - start,
+        tuple([AttemptRecord(a.replica, a.started - start, (a.ended or now) - start, a.result) for a in attempts]),
+        None if usage is None else usage.input,
+        None if usage is None else usage.output,
+        finish,
+        model,
+        cost,
+        measures.currency,
+    )

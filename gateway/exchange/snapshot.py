@@ -1,0 +1,111 @@
+"""The compiled policy in use: leased once an exchange, swapped in one assignment, retired with its last lease."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from gateway.exchange.measures import RouteMeasures
+from gateway.telemetry.counters import Counter, Counters
+from gateway.upstream.base import Upstream
+from policies import schema
+from policies.snapshot import Snapshot
+
+PREPARED_MAX = 4
+"""Prepared versions waiting for their swap: a controller that never swaps must not pile them up."""
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A backend that a plan may call: how it is reached, and what the policy says of it."""
+
+    backend: schema.Backend
+    upstream: Upstream
+
+
+class Live:
+    """One policy version with everything it needs to serve."""
+
+    def __init__(self, snapshot: Snapshot, targets: Mapping[str, Target], counters: Counters, on_retired: Callable[[Live], None]) -> None:
+        self.snapshot = snapshot
+        self.version = snapshot.version
+        self.targets = targets
+        self.measures = {route.name: RouteMeasures(route.name, snapshot.policy, counters) for route in snapshot.policy.routes}
+        self.unrouted = RouteMeasures("", snapshot.policy, counters)
+        self.leases = 0
+        self._retired = False
+        self._on_retired = on_retired
+
+    def lease(self) -> None:
+        self.leases += 1
+
+    def release(self) -> None:
+        """Give a lease back; the last one of a retired version lets its upstreams go."""
+        self.leases -= 1
+        if self._retired and not self.leases:
+            self._on_retired(self)
+
+    def retire(self) -> None:
+        self._retired = True
+        if not self.leases:
+            self._on_retired(self)
+
+
+class Snapshots:
+    """What is in force and what is prepared. Preparing may fail and changes nothing; swapping cannot fail.
+
+    Backends that a new version leaves as they were keep their upstream, and with it their connections, breakers and queues.
+    """
+
+    def __init__(self, open_upstream: Callable[[schema.Backend], Upstream], counters: Counters) -> None:
+        self.current: Live | None = None
+        self._open_upstream = open_upstream
+        self._counters = counters
+        self._alive: Counter = counters.counter("headgate_snapshots_alive")
+        self._prepared: dict[str, Live] = {}
+        self._upstreams: dict[bytes, tuple[Upstream, int]] = {}
+
+    @property
+    def upstreams(self) -> list[Upstream]:
+        """Every upstream that some version still holds."""
+        return [upstream for upstream, _ in self._upstreams.values()]
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Make the upstreams of a version that is to come. Preparing a version twice replaces the first."""
+        targets = {name: Target(backend, self._hold(backend)) for name, backend in snapshot.backends.items()}
+        live = Live(snapshot, targets, self._counters, self._let_go)
+        self._alive.value += 1
+        self.discard(snapshot.version)
+        while len(self._prepared) >= PREPARED_MAX:
+            self.discard(next(iter(self._prepared)))
+        self._prepared[snapshot.version] = live
+
+    def discard(self, version: str) -> None:
+        """Forget a prepared version."""
+        live = self._prepared.pop(version, None)
+        if live is not None:
+            live.retire()
+
+    def swap(self, version: str) -> None:
+        """Put a prepared version in force. KeyError where it was not prepared."""
+        live = self._prepared.pop(version)
+        before, self.current = self.current, live
+        if before is not None:
+            before.retire()
+
+    def _hold(self, backend: schema.Backend) -> Upstream:
+        key = msgspec.json.encode(backend)
+        upstream, holders = self._upstreams.get(key) or (self._open_upstream(backend), 0)
+        self._upstreams[key] = (upstream, holders + 1)
+        return upstream
+
+    def _let_go(self, live: Live) -> None:
+        self._alive.value -= 1
+        for target in live.targets.values():
+            key = msgspec.json.encode(target.backend)
+            upstream, holders = self._upstreams[key]
+            if holders > 1:
+                self._upstreams[key] = (upstream, holders - 1)
+            else:
+                del self._upstreams[key]
+                upstream.close()

@@ -1,0 +1,235 @@
+"""The data plane's front door: who is asking, what for, and under which policy. Everything after it is an exchange."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable
+from ipaddress import ip_address
+
+from gateway.errors import ApiError
+from gateway.exchange.executor import Exchange, Order, Site
+from gateway.exchange.features import features
+from gateway.exchange.recording import ContentKeeper
+from gateway.exchange.snapshot import Live, Snapshots
+from gateway.protocol.body import Body, decode
+from gateway.protocol.errors import error_body
+from gateway.server.models import answer_model, answer_models
+from gateway.server.refusal import refusal_record
+from gateway.telemetry.trace_context import TraceContext, continue_trace
+from gateway.wire.base import Reply, Request
+from policies import schema
+from policies.hashing import sample
+from policies.plan import Endpoint
+from policies.snapshot import Decision, NoRoute
+
+log = logging.getLogger(__name__)
+
+ENDPOINTS: dict[bytes, Endpoint] = {
+    b"/v1/chat/completions": "chat",
+    b"/v1/completions": "completions",
+    b"/v1/embeddings": "embeddings",
+    b"/v1/responses": "responses",
+    b"/v1/messages": "messages",
+}
+MODELS = b"/v1/models"
+SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+class Acceptor:
+    """Answers requests of the data listener (`gateway.wire.base.Handler`)."""
+
+    def __init__(self, site: Site, snapshots: Snapshots, *, trace_sample_percent: float, ready: Callable[[], bool]) -> None:
+        self._site = site
+        self._snapshots = snapshots
+        self._trace_sample_percent = trace_sample_percent
+        self._ready = ready
+
+    def handle(self, request: Request, reply: Reply) -> None:
+        """Answer a request, now or through the exchange that it becomes."""
+        exchange_id = f"{self._site.new_id(96):024x}"
+        asked_id = request.headers.get(b"x-request-id")
+        request_id = asked_id.decode() if asked_id is not None and SANE_REQUEST_ID.fullmatch(asked_id) else exchange_id
+        live = self._snapshots.current
+        try:
+            endpoint = ENDPOINTS.get(request.path)
+            if endpoint is None:
+                self._answer_other(request, reply, live, request_id)
+                return
+            if request.method != b"POST":
+                raise ApiError(405, "invalid_request_error", f"{request.path.decode('latin-1')} takes POST", headers=b"allow: POST\r\n")
+            live = in_force(live)
+            key = authenticate(request, live)
+        except ApiError as problem:
+            if live is not None:
+                live.unrouted.request("refused", problem.status)
+            refuse(reply, problem, exchange_id, request_id)
+            return
+        self._begin(request, reply, live, key, endpoint, exchange_id, request_id)
+
+    def _begin(
+        self, request: Request, reply: Reply, live: Live, key: schema.Key | None, endpoint: Endpoint, exchange_id: str, request_id: str
+    ) -> None:
+        """Bind the snapshot for the whole exchange, decide, and start the plan."""
+        headers = request.headers
+        trace = continue_trace(headers.get(b"traceparent"), headers.get(b"tracestate"), self._trace_sample_percent, self._site.new_id)
+        body: Body | None = None
+        try:
+            if headers.get(b"content-encoding", b"identity") != b"identity":
+                raise ApiError(415, "invalid_request_error", "compressed request bodies are not accepted", param="content-encoding")
+            body = decode(request.body, endpoint)
+            known = features(exchange_id, request, body, key, live.snapshot.needs)
+            decision = live.snapshot.decide(known)
+            if isinstance(decision, NoRoute):
+                raise no_route(decision, body.model)
+            check_conversation(body, decision)
+        except ApiError as problem:
+            live.unrouted.request("refused", problem.status)
+            size = refuse(reply, problem, exchange_id, request_id)
+            now = self._site.now()
+            self._site.emit(refusal_record(problem, request, body, endpoint, key, live.version, exchange_id, request_id, trace, now, size))
+            return
+        order = self._order(request, live, key, body, decision, exchange_id, request_id, trace)
+        live.lease()
+        Exchange(self._site, order, reply).start()
+
+    def _order(
+        self,
+        request: Request,
+        live: Live,
+        key: schema.Key | None,
+        body: Body,
+        decision: Decision,
+        exchange_id: str,
+        request_id: str,
+        trace: TraceContext,
+    ) -> Order:
+        policy = live.snapshot.policy
+        route = decision.route
+        measures = live.measures[route.name]
+        unit = ""
+        if route.has_unit:
+            if decision.unit is None:
+                measures.unit_missing.value += 1
+            else:
+                unit = decision.unit
+        stored = policy.records.content
+        order = Order(
+            exchange_id,
+            request_id,
+            route.name,
+            decision.plan,
+            live.targets,
+            measures,
+            live.version,
+            live.release,
+            body,
+            request.path,
+            trace,
+            request.started,
+            request.started + policy.server.deadline,
+            "" if key is None else key.name,
+            key is not None and key.debug and request.headers.get(b"x-headgate-debug") == b"true",
+            unit,
+            decision.segments,
+            route.keep_alive_after,
+        )
+        if stored.store and sample(exchange_id, "content", stored.sample_percent):
+            order.content = ContentKeeper(request.body)
+        return order
+
+    def _answer_other(self, request: Request, reply: Reply, live: Live | None, request_id: str) -> None:
+        """Health, the model list, and everything that is not there."""
+        path = request.path
+        line = b"x-request-id: %s\r\n" % request_id.encode()
+        if path.startswith(b"/health/"):
+            if path == b"/health/live":
+                reply.send(200, line + b"content-type: application/json\r\n", b'{"status":"ok"}')
+                return
+            if path == b"/health/ready":
+                ready = live is not None and self._ready()
+                reply.send(
+                    200 if ready else 503,
+                    line + b"content-type: application/json\r\n",
+                    b'{"status":"ok"}' if ready else b'{"status":"not ready"}',
+                )
+                return
+        if path == MODELS or path.startswith(MODELS + b"/"):
+            if request.method not in (b"GET", b"HEAD"):
+                raise ApiError(405, "invalid_request_error", f"{path.decode('latin-1')} takes GET", headers=b"allow: GET, HEAD\r\n")
+            live = in_force(live)
+            names = live.snapshot.models(authenticate(request, live))
+            answer = answer_models(names) if path == MODELS else answer_model(path[len(MODELS) + 1 :], names)
+            reply.send(200, line + b"content-type: application/json\r\n", answer)
+            return
+        raise ApiError(404, "invalid_request_error", f"there is no {path.decode('latin-1')}; see /v1/models", code="not_found")
+
+
+def in_force(live: Live | None) -> Live:
+    """The policy in force; ApiError 503 before there is one."""
+    if live is None:
+        raise ApiError(503, "server_error", "no policy is in force yet", code="starting", headers=b"retry-after: 1\r\n")
+    return live
+
+
+def authenticate(request: Request, live: Live) -> schema.Key | None:
+    """The API key of a request, None for an anonymous one that is allowed; ApiError 401 otherwise."""
+    snapshot = live.snapshot
+    presented = request.headers.get(b"authorization")
+    token = b""
+    if presented is not None:
+        scheme, _, token = presented.partition(b" ")
+        token = token.strip() if scheme.lower() == b"bearer" else b""
+    elif (other := request.headers.get(b"x-api-key")) is not None:
+        token = other
+    policy = snapshot.policy
+    if policy.keys and token:
+        key = snapshot.key(hashlib.sha256(token).digest())
+        if key is None:
+            raise ApiError(401, "authentication_error", "the API key is not known here", code="invalid_api_key")
+        return key
+    if policy.server.anonymous:
+        return None
+    if policy.keys:
+        raise ApiError(401, "authentication_error", "an API key is needed: Authorization: Bearer KEY", code="missing_api_key")
+    if not is_loopback(request.peer):
+        raise ApiError(
+            401, "authentication_error", "the policy has no keys, so only this machine may ask (or set server.anonymous)", code="loopback_only"
+        )
+    return None
+
+
+def is_loopback(peer: str) -> bool:
+    """A Unix socket's peer ("") is this machine too."""
+    if peer in ("127.0.0.1", "::1", ""):
+        return True
+    try:
+        address = ip_address(peer)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return address.is_loopback or (mapped is not None and mapped.is_loopback)
+
+
+def no_route(decision: NoRoute, model: str) -> ApiError:
+    if decision.why == "permission":
+        return ApiError(403, "permission_error", f"this key may not use the model {model!r}", param="model", code="model_not_allowed")
+    return ApiError(404, "invalid_request_error", f"the model {model!r} does not exist; see /v1/models", param="model", code="model_not_found")
+
+
+def check_conversation(body: Body, decision: Decision) -> None:
+    """State that lives in one backend cannot be asked of a route that may choose another."""
+    if len(decision.route.backends) > 1:
+        for asked, name in ((body.previous_response, "previous_response_id"), (body.background, "background")):
+            if asked:
+                message = f"{name} needs a route with one backend; route {decision.route.name} has {len(decision.route.backends)}"
+                raise ApiError(400, "invalid_request_error", message, param=name)
+
+
+def refuse(reply: Reply, problem: ApiError, exchange_id: str, request_id: str) -> int:
+    """Answer with an OpenAI-shaped error; the length of its body."""
+    body = error_body(problem.status, problem.kind, problem.message, problem.param, problem.code)
+    lines = f"content-type: application/json\r\nx-request-id: {request_id}\r\nx-headgate-exchange-id: {exchange_id}\r\n"
+    reply.send(problem.status, lines.encode("latin-1") + problem.headers, body)
+    return len(body)

@@ -1,0 +1,269 @@
+"""The data plane's composition root: one event loop that takes requests, drives plans and relays bytes, and nothing else.
+
+It is told its policy over the link and reports what it did over the link; if the controller dies it serves on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import random
+import signal
+import socket
+import ssl
+from urllib.parse import urlsplit
+
+import msgspec
+import uvloop
+
+from gateway import settings as process_settings
+from gateway.exchange.executor import Exchange, Site
+from gateway.exchange.snapshot import Snapshots
+from gateway.link.messages import Discard, Down, Hello, Overlay, Prepare, Prepared, Swap, Swapped
+from gateway.link.unix import WorkerLink, socket_path
+from gateway.protocol.errors import error_body, kind_of
+from gateway.server.accept import Acceptor
+from gateway.settings import Settings
+from gateway.telemetry import logs
+from gateway.telemetry.counters import Counters, Sample
+from gateway.upstream.base import Upstream
+from gateway.upstream.http import HttpUpstream
+from gateway.wire import tls
+from gateway.wire.base import ClientLimits, RequestSender, ServerLimits
+from gateway.wire.pool import Pool
+from gateway.wire.server import Server
+from gateway.wire.ticker import Ticker
+from policies import schema
+from policies.compile import compile_policy, decode
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2048
+FLUSH_ON_EXIT_S = 5.0
+LAG_PERIOD_S = 1.0
+GC_THRESHOLDS = (50_000, 50, 50)
+"""The request path makes no cycles; a full collection with thousands of open streams costs tens of milliseconds."""
+
+
+class Worker:
+    """One worker process, put together."""
+
+    def __init__(self, settings: Settings, index: int, listener: socket.socket) -> None:
+        self._settings = settings
+        self._index = index
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self._draining = False
+        self._supervisor: socket.socket | None = None
+        self._reported = False
+        self._incarnation = os.urandom(8).hex()
+        self._overlay = Overlay(workers=max(1, settings.workers))
+        self.counters = Counters()
+        self.ticker = Ticker(self._loop)
+        self._upstream_tls: ssl.SSLContext | None = None
+        self.snapshots = Snapshots(self._open_upstream, self.counters)
+        self.link = WorkerLink(
+            socket_path(settings.state_dir), hello=self._hello, on_message=self._on_message, totals=self._totals, counters=self.counters
+        )
+        self.in_flight: set[Exchange] = set()
+        site = Site(
+            now=self._loop.time,
+            call_later=self._loop.call_later,
+            new_id=random.Random(os.urandom(32)).getrandbits,
+            emit=self.link.emit,
+            left=self._client_left,
+            in_flight=self.in_flight,
+        )
+        acceptor = Acceptor(site, self.snapshots, trace_sample_percent=settings.trace_sample_percent, ready=lambda: not self._draining)
+        self.server = Server(acceptor.handle, ServerLimits(), self.ticker, render_error=render_wire_error, hooks=WireHooks(self.counters))
+
+    # Life
+
+    async def run(self, supervisor: socket.socket | None) -> None:
+        """Serve until told to stop, or until the supervisor is gone; then drain."""
+        if supervisor is not None:
+            supervisor.setblocking(False)
+            self._supervisor = supervisor
+            self._loop.add_reader(supervisor.fileno(), self._hear_supervisor)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stopping.set)
+        context = tls.server_context(self._settings.tls_cert, self._settings.tls_key) if self._settings.tls_cert else None
+        self.link.start()
+        server = await self._loop.create_server(self.server.factory, sock=self._listener, ssl=context, backlog=BACKLOG)
+        self._loop.call_later(LAG_PERIOD_S, self._measure_lag, self._loop.time() + LAG_PERIOD_S)
+        await self._stopping.wait()
+        await self._drain(server)
+
+    def _hear_supervisor(self) -> None:
+        assert self._supervisor is not None
+        try:
+            gone = not self._supervisor.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            gone = True
+        if gone:
+            log.warning("the supervisor is gone")
+            self._loop.remove_reader(self._supervisor.fileno())
+            self._stopping.set()
+
+    def _report_ready(self) -> None:
+        if self._supervisor is not None and not self._reported:
+            self._reported = True
+            with contextlib.suppress(OSError):
+                self._supervisor.send(b'{"ready": true}\n')
+
+    async def _drain(self, server: asyncio.Server) -> None:
+        """Take no new connection, answer what was asked, hand over every record."""
+        self._draining = True
+        server.close()
+        live = self.snapshots.current
+        drain_s = live.snapshot.policy.server.drain if live is not None else 0.0
+        log.info("draining: %d requests under way, %g s at most", len(self.in_flight), drain_s)
+        try:
+            await asyncio.wait_for(asyncio.shield(self.server.drain()), drain_s)
+        except TimeoutError:
+            log.warning("drain time is over: %d requests are cut off", len(self.in_flight))
+            for exchange in list(self.in_flight):
+                exchange.abandon("the gateway is shutting down")
+            self.server.close()
+        if not await self.link.flush(FLUSH_ON_EXIT_S):
+            log.warning("the controller did not take every record in %g s", FLUSH_ON_EXIT_S)
+        await self.link.close()
+
+    # The link
+
+    def _hello(self) -> Hello:
+        live = self.snapshots.current
+        return Hello(self._index, os.getpid(), self._incarnation, "" if live is None else live.version)
+
+    def _on_message(self, message: Down) -> None:
+        match message:
+            case Prepare():
+                self._prepare(message)
+            case Swap(version=version):
+                self._swap(version)
+            case Discard(version=version):
+                self.snapshots.discard(version)
+            case Overlay():
+                self._overlay = message
+                for upstream in self.snapshots.upstreams:
+                    self._apply_overlay(upstream)
+            case _:
+                log.warning("a %s is not for a worker", type(message).__name__)
+
+    def _prepare(self, message: Prepare) -> None:
+        try:
+            self.snapshots.prepare(compile_policy(decode(message.policy), message.version))
+        except Exception as error:
+            log.exception("policy %s cannot be prepared", message.version)
+            self.link.send(Prepared(message.version, f"{type(error).__name__}: {error}"))
+        else:
+            self.link.send(Prepared(message.version))
+
+    def _swap(self, version: str) -> None:
+        try:
+            self.snapshots.swap(version)
+        except KeyError:
+            log.error("policy %s was to be swapped in but is not prepared", version)
+            return
+        assert self.snapshots.current is not None
+        body_max = self.snapshots.current.snapshot.policy.server.body_max
+        self.server.limits = msgspec.structs.replace(self.server.limits, body_bytes_max=body_max)
+        # What a policy is made of lives as long as the policy: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        log.info("policy %s is in force", version)
+        self.link.send(Swapped(version))
+        self._report_ready()
+
+    def _totals(self) -> list[Sample]:
+        counters = self.counters
+        counters.counter("headgate_connections_open").value = self.server.connections_open
+        counters.counter("headgate_exchanges_in_flight").value = len(self.in_flight)
+        return counters.totals()
+
+    # Upstreams
+
+    def _open_upstream(self, backend: schema.Backend) -> Upstream:
+        upstream = HttpUpstream(
+            backend,
+            loop=self._loop,
+            counters=self.counters,
+            open_pool=self._open_pool,
+            ticker=self.ticker,
+            embedded_port=self._settings.embedded_port,
+            share=self._overlay.workers,
+        )
+        self._apply_overlay(upstream)
+        return upstream
+
+    def _apply_overlay(self, upstream: Upstream) -> None:
+        upstream.set_share(self._overlay.workers)
+        upstream.set_replicas({state.replica: state.ready for state in self._overlay.replicas if state.backend == upstream.name})
+
+    def _open_pool(self, url: str) -> RequestSender:
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        context: ssl.SSLContext | None = None
+        if parts.scheme == "https":
+            context = self._upstream_tls = self._upstream_tls or tls.client_context(self._settings.upstream_ca)
+        port = parts.port or (443 if context is not None else 80)
+        return Pool(
+            parts.hostname, port, ssl=context, server_hostname=parts.hostname if context is not None else None,
+            limits=ClientLimits(), loop=self._loop, ticker=self.ticker,
+        )
+
+    # Measures
+
+    def _client_left(self, phase: str) -> None:
+        self.counters.counter("headgate_client_disconnects_total", phase).value += 1
+
+    def _measure_lag(self, due: float) -> None:
+        now = self._loop.time()
+        self.counters.histogram("headgate_event_loop_lag_seconds").observe(max(0.0, now - due))
+        self._loop.call_later(LAG_PERIOD_S, self._measure_lag, now + LAG_PERIOD_S)
+
+
+class WireHooks:
+    """Counts what the wire sees before there is an exchange."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+
+    def connection_refused(self) -> None:
+        self._counters.counter("headgate_connections_refused_total").value += 1
+
+    def wire_error(self, status: int) -> None:
+        self._counters.counter("headgate_wire_errors_total", str(status)).value += 1
+
+
+def render_wire_error(status: int, message: str) -> tuple[bytes, bytes]:
+    """Header lines and an OpenAI-shaped body for what is wrong below the API."""
+    return b"content-type: application/json\r\n", error_body(status, kind_of(status), message)
+
+
+async def main_async(settings: Settings, index: int, data_fd: int, supervisor_fd: int | None) -> None:
+    worker = Worker(settings, index, socket.socket(fileno=data_fd))
+    await worker.run(None if supervisor_fd is None else socket.socket(fileno=supervisor_fd))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="gateway.worker", description="One data-plane worker; started by the supervisor.")
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--data-fd", type=int, required=True)
+    parser.add_argument("--supervisor-fd", type=int)
+    args = parser.parse_args()
+    settings = process_settings.decode(os.environ[process_settings.ENVIRONMENT_VARIABLE])
+    logs.setup(f"worker-{args.index}", settings.log_format, settings.log_level)
+    gc.set_threshold(*GC_THRESHOLDS)
+    uvloop.run(main_async(settings, args.index, args.data_fd, args.supervisor_fd))
+
+
+if __name__ == "__main__":
+    main()
