@@ -31,6 +31,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Share of exchanges without a sampled parent whose spans are exported."""
     otlp_endpoint: str = ""
     """OTLP/HTTP traces endpoint (`http://collector:4318/v1/traces`); "" exports nothing."""
+    drain_s: float = 30.0
+    """`server.drain` of the policy at the start; the controller reports a change to the supervisor."""
     embedded_port: int = 0
     """Port of the embedded models' loopback socket, filled in by the supervisor."""
 
