@@ -1,0 +1,42 @@
+# Everything runs in .venv, which is made once and again only when the dependencies change.
+
+# The first Python that is new enough; `make PYTHON=python3.13 setup` names one.
+PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
+	$$each -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check setup format generated
+
+demo: setup ## Start Headgate on two small models that come with it
+	@$(BIN)/headgate demo
+
+test: setup ## Run the whole suite
+	$(BIN)/python -m pytest
+
+check: setup ## Lint, types, import rules, tidy tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/tidy
+
+format: setup ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+generated: setup ## Write the pages that are made from the code
+	$(BIN)/headgate reference > docs/policy-reference.md
+	$(BIN)/headgate schema > docs/headgate.schema.json
+	$(BIN)/python -m gateway.telemetry.reference > docs/metrics.md
+
+setup: $(INSTALLED) ## Make .venv and install into it
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Headgate needs Python 3.11 or newer (make PYTHON=/path/to/python3.12 ...)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV)" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $@
