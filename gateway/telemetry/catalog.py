@@ -91,10 +91,13 @@ CONTROLLER_METRICS = (
     Metric("headgate_worker_restarts_total", "counter", "Processes that the supervisor had to start again.", ("process",)),
     Metric("headgate_records_stored_total", "counter", "Records written to the store."),
     Metric("headgate_records_deleted_total", "counter", "Records deleted by age or size.", ("why",)),
+    Metric("headgate_records_store_errors_total", "counter", "What the record store could not do, by operation.", ("operation",)),
+    Metric("headgate_records_content_dropped_total", "counter", "Requests or answers not stored because redaction failed.", ("why",)),
     Metric("headgate_records_store_bytes", "gauge", "Size of the record store."),
     Metric("headgate_records_queue_wait", "gauge", "Records waiting for the store."),
     Metric("headgate_spans_exported_total", "counter", "OpenTelemetry spans handed to the exporter."),
     Metric("headgate_spans_dropped_total", "counter", "OpenTelemetry spans lost.", ("why",)),
+    Metric("headgate_metrics_ignored_total", "counter", "Samples from a worker of another version that this controller does not know."),
     Metric("headgate_alerts", "gauge", "1 for each alert that is firing.", ("alert", "subject")),
     Metric("headgate_alert_deliveries_total", "counter", "Webhook deliveries by result.", ("result",)),
 )

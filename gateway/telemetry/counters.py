@@ -35,6 +35,10 @@ class Counter:
     def __init__(self) -> None:
         self.value: float = 0
 
+    def inc(self, amount: float = 1) -> None:
+        """Grow. On the hot path `value += 1` says the same without a call."""
+        self.value += amount
+
 
 class Histogram:
     """A child that counts observations into the fixed buckets of its metric."""
