@@ -1,0 +1,205 @@
+"""The record store on SQLite: one file in WAL mode, one thread of its own, so that the event loop never waits for a disk.
+
+A record is a MessagePack blob beside the few columns that are searched by. Fields are only ever added to records, with a default,
+so that old blobs stay readable; the layout of the table has its version in `PRAGMA user_version`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import msgspec
+
+from gateway.errors import StoreError
+from gateway.link.messages import ExchangeRecord
+from gateway.records.store import PRUNE_RECORDS_MAX, RECENT_MAX, Pruned, StoreStats
+
+SCHEMA_VERSION = 1
+PRUNE_BYTES_MAX = 16 * 1024 * 1024
+"""Bytes of records that one `prune` deletes at the most, besides the one that goes over it."""
+VACUUM_PAGES_MAX = 4_096
+"""Pages that one `prune` gives back to the file system at the most."""
+WAL_BYTES_MAX = 64 * 1024 * 1024
+"""What the write-ahead log is cut to after a checkpoint."""
+CALLS_MAX = 256
+"""Operations that may wait for the thread; more are refused."""
+BUSY_TIMEOUT_S = 5.0
+"""How long a lock held by another process (someone's `sqlite3` shell) is waited for."""
+
+# auto_vacuum must come before the first table. NORMAL: a crash of the process loses nothing that was committed, a crash of
+# the machine at most the last commits, and neither breaks the file.
+_PRAGMAS = f"""
+PRAGMA auto_vacuum = INCREMENTAL;
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+PRAGMA journal_size_limit = {WAL_BYTES_MAX};
+"""
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE records (
+    id INTEGER PRIMARY KEY,
+    exchange_id TEXT NOT NULL UNIQUE,
+    started_at REAL NOT NULL,
+    route TEXT NOT NULL,
+    backend TEXT NOT NULL,
+    code INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE INDEX records_by_time ON records (started_at);
+CREATE INDEX records_by_route ON records (route, started_at);
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """A `RecordStore` in the file `path`. One process writes it; others may read."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="records")
+        self._waiting = 0
+        # What follows is the thread's alone.
+        self._connection: sqlite3.Connection | None = None
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(ExchangeRecord)
+
+    async def open(self) -> None:
+        await self._call(lambda connection: None)
+
+    async def add(self, batch: Sequence[ExchangeRecord]) -> int:
+        return await self._call(lambda connection: self._add(connection, batch))
+
+    async def get(self, exchange_id: str) -> ExchangeRecord | None:
+        found = await self._call(lambda connection: self._select(connection, "WHERE exchange_id = ?", (exchange_id,)))
+        return found[0] if found else None
+
+    async def recent(self, limit: int, *, route: str | None = None, since: float | None = None) -> list[ExchangeRecord]:
+        # Spelt out, not `(? IS NULL OR route = ?)`: only so does SQLite use the index.
+        conditions = [text for text, value in (("route = ?", route), ("started_at >= ?", since)) if value is not None]
+        values = [value for value in (route, since) if value is not None]
+        where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
+        tail = f"{where}ORDER BY started_at DESC LIMIT ?"
+        return await self._call(lambda connection: self._select(connection, tail, (*values, max(0, min(limit, RECENT_MAX)))))
+
+    async def stats(self) -> StoreStats:
+        return await self._call(self._stats)
+
+    async def prune(self, *, started_before: float, bytes_max: int) -> Pruned:
+        return await self._call(lambda connection: self._prune(connection, started_before, bytes_max))
+
+    async def close(self) -> None:
+        """Finish what waits and close the file. A later call opens it anew."""
+        with contextlib.suppress(StoreError):
+            await self._run(self._disconnect)
+
+    async def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._run(lambda: self._guarded(work))
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        if self._waiting >= CALLS_MAX:
+            raise StoreError(f"{CALLS_MAX} operations wait for the record store already")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self._waiting -= 1
+
+    # From here on everything runs on the thread.
+
+    def _guarded(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            if self._connection is None:
+                self._connection = _connect(self._path)
+            with self._connection:  # a transaction: committed whole, or rolled back
+                return work(self._connection)
+        except (sqlite3.Error, OSError) as error:
+            # A connection that failed is not trusted again; the next call opens the file anew, and so recovers by itself.
+            self._disconnect()
+            raise StoreError(f"record store {self._path}: {error}") from error
+        except msgspec.DecodeError as error:
+            raise StoreError(f"record store {self._path}: a record that cannot be read: {error}") from error
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    def _add(self, connection: sqlite3.Connection, batch: Sequence[ExchangeRecord]) -> int:
+        rows = [(r.exchange_id, r.started_at, r.route, r.backend, r.code, r.key, self._encoder.encode(r)) for r in batch]
+        sql = "INSERT OR IGNORE INTO records (exchange_id, started_at, route, backend, code, key, body) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        return connection.executemany(sql, rows).rowcount
+
+    def _select(self, connection: sqlite3.Connection, tail: str, values: Sequence[object]) -> list[ExchangeRecord]:
+        return [self._decoder.decode(body) for (body,) in connection.execute(f"SELECT body FROM records {tail}", values)]
+
+    def _stats(self, connection: sqlite3.Connection) -> StoreStats:
+        count, oldest, newest = connection.execute("SELECT count(*), min(started_at), max(started_at) FROM records").fetchone()
+        return StoreStats(count, self._file_bytes(), oldest, newest)
+
+    def _prune(self, connection: sqlite3.Connection, started_before: float, bytes_max: int) -> Pruned:
+        excess = _used_bytes(connection) - bytes_max
+        chosen: list[tuple[int]] = []
+        by_age = freed = 0
+        # length() of a blob reads its header, not its pages.
+        oldest = "SELECT id, started_at, length(body) FROM records ORDER BY started_at LIMIT ?"
+        for row, started_at, size in connection.execute(oldest, (PRUNE_RECORDS_MAX,)):
+            if freed >= PRUNE_BYTES_MAX or not (started_at < started_before or freed < excess):
+                break
+            by_age += started_at < started_before
+            freed += size
+            chosen.append((row,))
+        connection.executemany("DELETE FROM records WHERE id = ?", chosen)
+        connection.commit()
+        connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES_MAX})").fetchall()
+        more = len(chosen) == PRUNE_RECORDS_MAX or freed >= PRUNE_BYTES_MAX or _pragma(connection, "freelist_count") > VACUUM_PAGES_MAX
+        return Pruned(by_age, len(chosen) - by_age, more, self._file_bytes())
+
+    def _file_bytes(self) -> int:
+        sizes = 0
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                sizes += os.stat(self._path + suffix).st_size
+        return sizes
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    # Made here for its mode, which SQLite gives the log too: what people asked is nobody else's business.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)
+    try:
+        version = _pragma(connection, "user_version")
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"record store {path} has version {version}, and this Headgate knows up to {SCHEMA_VERSION}: "
+                "it was written by a newer one; run that, or move the file away"
+            )
+        connection.executescript(_PRAGMAS)
+        if version == 0:
+            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                raise StoreError(f"{path} is a database, but not a record store")
+            connection.executescript(_SCHEMA)
+        return connection
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return value
+
+
+def _used_bytes(connection: sqlite3.Connection) -> int:
+    """Of the pages that hold something: what deleting can lower at once, before the file shrinks."""
+    return (_pragma(connection, "page_count") - _pragma(connection, "freelist_count")) * _pragma(connection, "page_size")
