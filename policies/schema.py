@@ -1,90 +1,208 @@
 """The policy file as typed values. The checker, the JSON Schema and the reference page are made from these classes alone.
 
-Scalars that YAML writes with a unit are held in base units: durations in seconds, sizes in bytes, percents 0-100.
+Scalars that YAML writes with a unit are held in base units: durations in seconds, sizes in bytes, percents 0-100. What a
+class cannot say (a dangling name, two limits that contradict each other) is checked in `policies.check`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
+
+from policies.plan import CALLS_MAX
 
 Duration: TypeAlias = Annotated[float, "duration"]
 """Seconds; written `400ms 5s 10m 72h 7d`."""
 Size: TypeAlias = Annotated[int, "size"]
 """Bytes; written `32MiB 5GiB 64KB`."""
-Percent: TypeAlias = Annotated[float, "percent"]
+Percent: TypeAlias = Annotated[float, "percent", Meta(ge=0, le=100)]
 """0-100."""
 Secret: TypeAlias = Annotated[str, "secret"]
 """Only by reference: `${env:NAME}` or `${file:PATH}`."""
+Name: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        extra={"words": "a name has letters, digits, '.', '_' and '-', begins with a letter or digit and is at most 63 long"},
+    ),
+]
+"""What the file calls a thing. It stands in response headers and metric labels, hence the narrow alphabet."""
+Text: TypeAlias = Annotated[
+    str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,256}$", extra={"words": "1 to 256 characters, none of them a control character"})
+]
+"""A value that others define: a model's name, a label, a header's value."""
+HeaderName: TypeAlias = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$", extra={"words": "the name of an HTTP header, at most 64 long"})
+]
 
 Kind: TypeAlias = Literal["vllm", "ollama", "openai", "embedded"]
 
+REFERENCES_MAX = 1_000
+"""Backends, routes, keys, segments and the like: entries of one list at the most."""
+
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    body_max: Size = 32 * 1024 * 1024
-    deadline: Duration = 600.0
-    drain: Duration = 30.0
-    anonymous: bool = False
+    """Limits of the data plane, for every route."""
+
+    body_max: Annotated[
+        Size, Meta(ge=1024, le=1024**3, description="The largest request body; a larger one is answered 413.", examples=["32MiB"])
+    ] = 32 * 1024 * 1024
+    deadline: Annotated[
+        Duration,
+        Meta(gt=0, description="How long one exchange may take, all its calls together; then it is answered 504.", examples=["10m"]),
+    ] = 600.0
+    drain: Annotated[
+        Duration, Meta(ge=0, description="On SIGTERM, how long exchanges under way may go on before they are cut.", examples=["30s"])
+    ] = 30.0
+    anonymous: Annotated[
+        bool,
+        Meta(
+            description="Serve requests without an API key. Without `keys` and without this, the gateway listens on loopback only.",
+            examples=[False],
+        ),
+    ] = False
 
 
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    connect: Duration = 2.0
-    first_token: Duration = 60.0
-    between_tokens: Duration = 30.0
-    total: Duration = 300.0
+    """How long one call to a backend may take. A call that runs over fails, and `failover` may ask the next backend."""
+
+    connect: Annotated[Duration, Meta(gt=0, description="Until the connection stands, TLS included.", examples=["2s"])] = 2.0
+    first_token: Annotated[
+        Duration, Meta(gt=0, description="From the request being sent to the first content of the reply.", examples=["20s"])
+    ] = 60.0
+    between_tokens: Annotated[
+        Duration, Meta(gt=0, description="The longest silence in a streamed reply after its first content.", examples=["10s"])
+    ] = 30.0
+    total: Annotated[Duration, Meta(gt=0, description="The whole call, from connecting to the end of the reply.", examples=["5m"])] = 300.0
 
 
 class Retries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    attempts: int = 2
-    """Tries in all, the first one included."""
-    retry_on: tuple[Literal["connect", "429", "503"], ...] = ("connect", "429", "503")
-    backoff: Duration = 0.1
-    budget_percent: Percent = 10.0
+    """Trying the same backend again, on another replica where there is one; never once a request was sent and not refused."""
+
+    attempts: Annotated[int, Meta(ge=1, le=10, description="Tries in all, the first one included.", examples=[2])] = 2
+    retry_on: Annotated[
+        tuple[Literal["connect", "429", "503"], ...],
+        Meta(description="The failures that are tried again: no connection, or a refusal with this status.", examples=[["connect", "503"]]),
+    ] = ("connect", "429", "503")
+    backoff: Annotated[
+        Duration,
+        Meta(ge=0, le=60, description="The wait before the second try; it doubles with each further one.", examples=["100ms"]),
+    ] = 0.1
+    budget_percent: Annotated[
+        Percent,
+        Meta(description="Retries at most, as a share of the backend's recent calls: a retry storm ends itself.", examples=[10]),
+    ] = 10.0
 
 
 class Breaker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    failures: int = 5
-    open_for: Duration = 10.0
+    """Leaves a failing replica alone for a while."""
+
+    failures: Annotated[int, Meta(ge=1, le=1000, description="Failures in a row that open it.", examples=[5])] = 5
+    open_for: Annotated[Duration, Meta(gt=0, description="How long it stays open before one call may try again.", examples=["10s"])] = 10.0
 
 
 class Concurrency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    limit: int = 256
-    queue: int = 512
-    queue_for: Duration = 5.0
+    """Calls to the backend at once. The limits are of this machine, shared by its workers."""
+
+    limit: Annotated[int, Meta(ge=1, le=100_000, description="Calls under way at once.", examples=[256])] = 256
+    queue: Annotated[
+        int, Meta(ge=0, le=100_000, description="Calls that may wait for one of them to end; the next one fails at once.", examples=[512])
+    ] = 512
+    queue_for: Annotated[Duration, Meta(gt=0, description="How long a call may wait.", examples=["5s"])] = 5.0
 
 
 class Readiness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    prompt: str = "ping"
-    every: Duration = 15.0
-    max_tokens: int = 1
+    """A replica is ready when it answered a prompt. Probed once a machine."""
+
+    prompt: Annotated[str, Meta(min_length=1, max_length=4096, description="What it is asked.", examples=["ping"])] = "ping"
+    every: Annotated[Duration, Meta(ge=0.1, description="How often each replica is asked.", examples=["15s"])] = 15.0
+    max_tokens: Annotated[int, Meta(ge=1, le=1024, description="How long an answer is asked for.", examples=[1])] = 1
 
 
 class WarmUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    prompts: tuple[str, ...] = ()
-    for_: Duration = msgspec.field(default=120.0, name="for")
+    """Prompts that a replica answers before it gets traffic, so that no client pays for cold caches."""
+
+    prompts: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=65_536)], ...],
+        Meta(max_length=100, description="Asked one after the other, once the replica is ready.", examples=[["ping"]]),
+    ] = ()
+    for_: Annotated[
+        Duration, Meta(gt=0, description="How long warming up may take; then the replica gets traffic as it is.", examples=["2m"])
+    ] = msgspec.field(default=120.0, name="for")
 
 
 class RequestFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    deny: tuple[str, ...] = ()
-    allow: tuple[str, ...] = ()
+    """Which fields of a request's body may go to the backend. Each kind has a default deny list."""
+
+    deny: Annotated[
+        tuple[Text, ...],
+        Meta(max_length=100, description="Top-level body fields that are refused, beside the kind's own list.", examples=[["priority"]]),
+    ] = ()
+    allow: Annotated[
+        tuple[Text, ...],
+        Meta(max_length=100, description="Fields let through although the kind's own list denies them.", examples=[["guided_json"]]),
+    ] = ()
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    input: float = 0.0
-    output: float = 0.0
-    currency: str = "USD"
-    per_tokens: int = 1_000_000
+    """What the backend costs, for the cost in records and metrics."""
+
+    input: Annotated[float, Meta(ge=0, description="Price of `per_tokens` prompt tokens.", examples=[0.10])] = 0.0
+    output: Annotated[float, Meta(ge=0, description="Price of `per_tokens` answered tokens.", examples=[0.40])] = 0.0
+    currency: Annotated[
+        str,
+        Meta(pattern="^[A-Z]{3}$", extra={"words": "a currency has three capital letters"}, description="ISO 4217 code.", examples=["USD"]),
+    ] = "USD"
+    per_tokens: Annotated[int, Meta(ge=1, description="How many tokens the prices are for.", examples=[1_000_000])] = 1_000_000
 
 
 class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: str
-    kind: Kind
-    model: str
-    replicas: tuple[str, ...] = ()
-    balance: Literal["least_outstanding", "prefix_hash", "round_robin"] = "least_outstanding"
-    api_key: Secret | None = None
-    evidence: Literal["none", "logprobs", "logits"] = "none"
+    """A model endpoint: one model on one or more replicas that are interchangeable."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("lifecycle", "lineage")
+
+    name: Annotated[Name, Meta(description="What routes, metrics and headers call it.", examples=["support-ft-v3"])]
+    kind: Annotated[
+        Kind, Meta(description="Which engine it is: decides what it can be asked and how its faults are read.", examples=["vllm"])
+    ]
+    model: Annotated[
+        Text,
+        Meta(
+            description="The name the backend knows the model by; a LoRA adapter's name works too. `embedded` has `specialist` and "
+            "`generalist`.",
+            examples=["support-ft-v3"],
+        ),
+    ]
+    replicas: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=REFERENCES_MAX,
+            description="Base URLs, `http` or `https`, a path where the server has one, without the `/v1`. Required, except for "
+            "`kind: embedded`, which has none.",
+            examples=[["http://vllm-a:8000", "http://vllm-b:8000"]],
+        ),
+    ] = ()
+    balance: Annotated[
+        Literal["least_outstanding", "prefix_hash", "round_robin"],
+        Meta(
+            description="Which replica gets a call: the least busy, the one that saw the same beginning of a prompt (its cache is warm), "
+            "or each in turn.",
+            examples=["least_outstanding"],
+        ),
+    ] = "least_outstanding"
+    api_key: Annotated[
+        Secret | None, Meta(description="Sent to the replicas as `authorization: Bearer`.", examples=["${env:VLLM_KEY}"])
+    ] = None
+    evidence: Annotated[
+        Literal["none", "logprobs", "logits"],
+        Meta(
+            description="What its answers can carry for judging them. `logits` is a vLLM started with `--logprobs-mode raw_logits`. "
+            "Checked by the probe.",
+            examples=["logprobs"],
+        ),
+    ] = "none"
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
     breaker: Breaker = Breaker()
@@ -96,67 +214,184 @@ class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: str
-    from_: str = msgspec.field(name="from")
-    """`key:LABEL`, `header:NAME` or `prompt_chars`."""
-    values: tuple[str, ...] = ()
-    else_: str = msgspec.field(default="other", name="else")
-    edges: tuple[float, ...] = ()
+    """A bounded label of requests, used in every break-down."""
+
+    name: Annotated[Name, Meta(description="What routes and break-downs call it.", examples=["tenant"])]
+    from_: Annotated[
+        str,
+        Meta(
+            description="Where it is read: `key:LABEL` (a label of the API key), `header:NAME`, or `prompt_chars`.", examples=["key:tenant"]
+        ),
+    ] = msgspec.field(name="from")
+    values: Annotated[
+        tuple[Text, ...],
+        Meta(max_length=100, description="The values kept as they are; for `key:` and `header:`.", examples=[["acme", "globex"]]),
+    ] = ()
+    else_: Annotated[Text, Meta(description="The value of everything else, and of what has none.", examples=["other"])] = msgspec.field(
+        default="other", name="else"
+    )
+    edges: Annotated[
+        tuple[Annotated[int, Meta(ge=1)], ...],
+        Meta(
+            max_length=20,
+            description="Cuts `prompt_chars`: `[200, 1000]` makes `<200`, `200-999` and `>=1000`. Ascending.",
+            examples=[[200, 1000, 5000]],
+        ),
+    ] = ()
 
 
 class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    store: bool = False
-    sample_percent: Percent = 100.0
-    redact: tuple[str, ...] = ()
+    """Whether records keep what was asked and answered."""
+
+    store: Annotated[bool, Meta(description="Keep the text of requests and answers.", examples=[True])] = False
+    sample_percent: Annotated[Percent, Meta(description="Of how many exchanges; a hash of the exchange id decides.", examples=[100])] = (
+        100.0
+    )
+    redact: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=100,
+            description="What is blacked out before anything is stored or shown: `email`, `phone`, `card`, `iban`, or `regex:` and a "
+            "Python regular expression.",
+            examples=[["email", "regex:ACME-[0-9]+"]],
+        ),
+    ] = ()
 
 
 class Records(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    keep_for: Duration = 30 * 86400.0
-    keep_max: Size = 5 * 1024**3
+    """One record an exchange, and how long they are kept. Whichever limit is reached first drops the oldest."""
+
+    keep_for: Annotated[Duration, Meta(gt=0, description="The age at which a record is dropped.", examples=["30d"])] = 30 * 86400.0
+    keep_max: Annotated[Size, Meta(ge=1024**2, description="The size of the store beyond which the oldest go.", examples=["5GiB"])] = (
+        5 * 1024**3
+    )
     content: Content = Content()
 
 
 class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    models: tuple[str, ...] = ()
-    keys: dict[str, tuple[str, ...]] = {}
-    headers: dict[str, tuple[str, ...]] = {}
+    """Which requests a route takes: those that meet every condition written here."""
+
+    models: Annotated[
+        tuple[Text, ...],
+        Meta(max_length=REFERENCES_MAX, description="The model the client asked for is one of these, exactly.", examples=[["support"]]),
+    ] = ()
+    keys: Annotated[
+        dict[Name, tuple[Text, ...]],
+        Meta(
+            max_length=16,
+            description="The API key has each of these labels, with one of these values.",
+            examples=[{"tenant": ["acme", "globex"]}],
+        ),
+    ] = {}
+    headers: Annotated[
+        dict[HeaderName, tuple[Text, ...]],
+        Meta(
+            max_length=16,
+            description="The request has each of these headers, with one of these values. Only where a trusted proxy sets them.",
+            examples=[{"x-tier": ["gold"]}],
+        ),
+    ] = {}
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: str
-    matches: tuple[Match, ...]
-    backend: str | None = None
-    failover: tuple[str, ...] = ()
-    segments: tuple[str, ...] = ()
-    unit: tuple[str, ...] = ()
-    keep_alive_after: Duration | None = None
-    """Send status 200 and SSE comments after so long without a commit; late errors are then SSE errors."""
+    """Who answers which requests. Exactly one of `backend` and `failover`."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("guard", "cascade", "hedge", "experiments", "shadow", "monitors", "triggers")
+
+    name: Annotated[Name, Meta(description="What keys, metrics and headers call it.", examples=["support"])]
+    matches: Annotated[
+        tuple[Match, ...],
+        Meta(
+            min_length=1,
+            max_length=100,
+            description="A request takes the first route, in file order, one of whose matches fits and which its key may use.",
+            examples=[[{"models": ["support"]}]],
+        ),
+    ]
+    backend: Annotated[Name | None, Meta(description="The backend that answers.", examples=["support-ft-v3"])] = None
+    failover: Annotated[
+        tuple[Name, ...],
+        Meta(
+            max_length=CALLS_MAX,
+            description="Backends in order: the next one is asked when a call fails before anything reached the client, unless the "
+            "request itself is at fault.",
+            examples=[["small", "big"]],
+        ),
+    ] = ()
+    segments: Annotated[
+        tuple[Name, ...], Meta(max_length=16, description="The segments that its requests are broken down by.", examples=[["tenant"]])
+    ] = ()
+    unit: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=8,
+            description="Who the user is: the first that is present of `header:NAME`, `body:user`, `key`. A missing unit is counted.",
+            examples=[["header:x-user-id", "body:user", "key"]],
+        ),
+    ] = ()
+    keep_alive_after: (
+        Annotated[
+            Duration,
+            Meta(
+                gt=0,
+                description="On a stream, send status 200 and SSE comments after so long without a commit. Later errors are then "
+                "SSE errors, and the served model is only in the record.",
+                examples=["10s"],
+            ),
+        ]
+        | None
+    ) = None
 
 
 class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    url: Secret
+    """Where alerts are posted."""
+
+    url: Annotated[
+        Secret, Meta(description="An `http` or `https` URL, by reference: it often holds a token.", examples=["${env:ALERT_URL}"])
+    ]
 
 
 class Alerts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    webhooks: tuple[Webhook, ...] = ()
+    """Who hears of alerts."""
+
+    webhooks: Annotated[tuple[Webhook, ...], Meta(max_length=16)] = ()
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: str
-    sha256: Secret
-    """Hex digest of the key."""
-    labels: dict[str, str] = {}
-    routes: tuple[str, ...] | None = None
-    """Routes the key may use; None: all."""
-    debug: bool = False
+    """An API key that clients present. `headgate key new` makes one."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("limits",)
+
+    name: Annotated[Name, Meta(description="What records and logs call it.", examples=["acme-prod"])]
+    sha256: Annotated[
+        Secret, Meta(description="SHA-256 of the key, 64 hex digits: the file never holds the key.", examples=["${file:keys/acme.sha256}"])
+    ]
+    labels: Annotated[
+        dict[Name, Text], Meta(max_length=16, description="What matches and segments may ask of it.", examples=[{"tenant": "acme"}])
+    ] = {}
+    routes: (
+        Annotated[
+            tuple[Name, ...],
+            Meta(min_length=1, max_length=REFERENCES_MAX, description="The routes it may use; left out: all.", examples=[["support"]]),
+        ]
+        | None
+    ) = None
+    debug: Annotated[
+        bool,
+        Meta(description="It may ask for scores in response headers. Off by default, since scores help an evader.", examples=[True]),
+    ] = False
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    version: Literal[1]
-    backends: tuple[Backend, ...]
-    routes: tuple[Route, ...]
+    """One policy file."""
+
+    LATER: ClassVar[tuple[str, ...]] = ("detectors",)
+
+    version: Annotated[Literal[1], Meta(description="The language's version.", examples=[1])]
+    backends: Annotated[tuple[Backend, ...], Meta(min_length=1, max_length=REFERENCES_MAX)]
+    routes: Annotated[tuple[Route, ...], Meta(min_length=1, max_length=REFERENCES_MAX)]
     server: Server = Server()
-    segments: tuple[Segment, ...] = ()
+    segments: Annotated[tuple[Segment, ...], Meta(max_length=100)] = ()
     records: Records = Records()
     alerts: Alerts = Alerts()
-    keys: tuple[Key, ...] = ()
+    keys: Annotated[tuple[Key, ...], Meta(max_length=100_000)] = ()

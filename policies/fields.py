@@ -1,0 +1,160 @@
+"""The schema classes as data: what the reader, the JSON Schema, the reference page and the tidy test walk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+
+import msgspec
+
+from policies.schema import Policy
+
+Unit: TypeAlias = Literal["duration", "size", "percent", "secret"]
+
+
+class Leaf(msgspec.Struct, frozen=True):
+    """A scalar: text, a number or a flag, with what restricts it."""
+
+    type: type[str] | type[int] | type[float] | type[bool]
+    unit: Unit | None = None
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    pattern: str | None = None
+    words: str = ""
+    """The pattern in words."""
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """One of a few values."""
+
+    values: tuple[str, ...] | tuple[int, ...]
+
+
+class Many(msgspec.Struct, frozen=True):
+    """A list."""
+
+    item: Shape
+    min_length: int = 0
+    max_length: int | None = None
+
+
+class Table(msgspec.Struct, frozen=True):
+    """A mapping whose keys the author chooses."""
+
+    key: Leaf
+    item: Shape
+    max_length: int | None = None
+
+
+class Field(msgspec.Struct, frozen=True):
+    """One key of a group."""
+
+    name: str
+    """As the file writes it."""
+    attribute: str
+    shape: Shape
+    required: bool
+    default: Any
+    description: str
+    example: Any
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A mapping with the keys of a schema class."""
+
+    cls: type[msgspec.Struct]
+    fields: tuple[Field, ...]
+    later: tuple[str, ...]
+    """Words that POLICY.md reserves here and that are not built yet."""
+
+    @property
+    def description(self) -> str:
+        return " ".join((self.cls.__doc__ or "").split())
+
+
+Shape: TypeAlias = Leaf | Choice | Many | Table | Group
+
+
+def policy_shape() -> Group:
+    """The whole file."""
+    return group(Policy)
+
+
+def schema_keys() -> tuple[str, ...]:
+    """Every key that a policy may have a value at: `backends[].timeouts.connect`. Groups are there through their keys."""
+    return tuple(path for path, _ in leaves(policy_shape()))
+
+
+def leaves(shape: Group, path: str = "") -> Iterator[tuple[str, Field]]:
+    """Every field that is no group, with its path."""
+    for field in shape.fields:
+        inner, here = field.shape, f"{path}.{field.name}" if path else field.name
+        if isinstance(inner, Many) and isinstance(inner.item, Group):
+            inner, here = inner.item, f"{here}[]"
+        if isinstance(inner, Group):
+            yield from leaves(inner, here)
+        else:
+            yield here, field
+
+
+def group(cls: type[msgspec.Struct]) -> Group:
+    """One schema class as data."""
+    return Group(cls, tuple(_field(info) for info in msgspec.structs.fields(cls)), getattr(cls, "LATER", ()))
+
+
+def _field(info: msgspec.structs.FieldInfo) -> Field:
+    metas = [m for m in _metadata(info.type) if isinstance(m, msgspec.Meta)]
+    description = next((m.description for m in reversed(metas) if m.description), "")
+    example = next((m.examples[0] for m in reversed(metas) if m.examples), None)
+    default = info.default if info.default is not msgspec.NODEFAULT else None
+    if info.default_factory is not msgspec.NODEFAULT:
+        default = info.default_factory()
+    shape = _shape(info.type)
+    if isinstance(shape, Group):
+        description = description or shape.description
+    return Field(info.encode_name, info.name, shape, info.required, default, description, example)
+
+
+def _metadata(annotation: Any) -> tuple[Any, ...]:
+    """Everything said in `Annotated`, also within `X | None`."""
+    if get_origin(annotation) is Annotated:
+        return (*_metadata(annotation.__origin__), *annotation.__metadata__)
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(m for option in get_args(annotation) for m in _metadata(option))
+    return ()
+
+
+def _bare(annotation: Any) -> Any:
+    """Without `Annotated` and without `| None`: leaving a key out is how a policy says none."""
+    if get_origin(annotation) is Annotated:
+        return _bare(annotation.__origin__)
+    if get_origin(annotation) in (Union, UnionType):
+        return _bare(next(option for option in get_args(annotation) if option is not NoneType))
+    return annotation
+
+
+def _shape(annotation: Any) -> Shape:
+    metadata = _metadata(annotation)
+    said: dict[str, Any] = {}
+    for meta in metadata:
+        if isinstance(meta, msgspec.Meta):
+            said |= {name: value for name in Leaf.__struct_fields__ if (value := getattr(meta, name, None)) is not None}
+            said |= meta.extra or {}
+    bare = _bare(annotation)
+    origin, arguments = get_origin(bare), get_args(bare)
+    if origin is Literal:
+        return Choice(arguments)
+    if origin is tuple:
+        return Many(_shape(arguments[0]), said.get("min_length", 0), said.get("max_length"))
+    if origin is dict:
+        key = _shape(arguments[0])
+        assert isinstance(key, Leaf)
+        return Table(key, _shape(arguments[1]), said.get("max_length"))
+    if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
+        return group(bare)
+    unit = next((m for m in metadata if isinstance(m, str)), None)
+    return Leaf(bare, unit, **said)  # type: ignore[arg-type]
