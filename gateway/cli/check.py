@@ -1,0 +1,72 @@
+"""`headgate check POLICY`: everything that is wrong with a policy file, or what it does in short."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway.cli.output import WELL, WRONG, add_output, hint, print_json, table
+from gateway.cli.policy_file import counted, load_file
+from policies.errors import PolicyError, Problem
+from policies.load import Loaded
+from policies.schema import Match, Route
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("policy", metavar="POLICY", nargs="+", help="policy files")
+    add_output(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    results = [(path, check(Path(path))) for path in args.policy]
+    if args.output == "json":
+        print_json([as_json(path, result) for path, result in results])
+    else:
+        print("\n".join(as_text(path, result) for path, result in results))
+    return WRONG if any(isinstance(result, PolicyError) for _, result in results) else WELL
+
+
+def check(path: Path) -> Loaded | PolicyError:
+    """The policy, or all that is wrong with it. Raises CommandError for a file that cannot be read."""
+    try:
+        loaded = load_file(path)
+    except PolicyError as error:
+        return error
+    for warning in loaded.warnings:
+        hint(f"warning: {warning}")
+    return loaded
+
+
+def as_json(path: str, result: Loaded | PolicyError) -> dict[str, object]:
+    problems: Sequence[Problem] = result.problems if isinstance(result, PolicyError) else ()
+    warnings: Sequence[Problem] = () if isinstance(result, PolicyError) else result.warnings
+    version = None if isinstance(result, PolicyError) else result.version
+    return {"file": path, "ok": not problems, "version": version, "problems": problems, "warnings": warnings}
+
+
+def as_text(path: str, result: Loaded | PolicyError) -> str:
+    """The problems, one a line; or who answers what."""
+    if isinstance(result, PolicyError):
+        return "\n".join([*map(str, result.problems), f"{path} is wrong: {counted(len(result.problems), 'problem')}"])
+    policy = result.policy
+    who = counted(len(policy.keys), "key") if policy.keys else "no keys"
+    if policy.server.anonymous:
+        who += ", open to anyone"
+    elif not policy.keys:
+        who += ", loopback only"
+    routes = [(route.name, " or ".join(map(conditions, route.matches)), "->", answered_by(route)) for route in policy.routes]
+    backends = [(each.name, each.kind, each.model, " ".join(each.replicas)) for each in policy.backends]
+    return "\n".join([f"{path} is right: version {result.version}, {who}", "routes", table(routes), "backends", table(backends)])
+
+
+def conditions(match: Match) -> str:
+    """What a match asks for, in one line."""
+    parts = [f"model {', '.join(match.models)}"] if match.models else []
+    parts += [f"key's {label} {', '.join(values)}" for label, values in match.keys.items()]
+    parts += [f"header {name} {', '.join(values)}" for name, values in match.headers.items()]
+    return " and ".join(parts) or "anything"
+
+
+def answered_by(route: Route) -> str:
+    return route.backend if route.backend is not None else ", then ".join(route.failover)

@@ -1,0 +1,113 @@
+"""`headgate serve POLICY`: check the policy, then run the gateway until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from gateway import supervisor
+from gateway.cli import places
+from gateway.cli.options import add_option, between, choice, port
+from gateway.cli.output import USAGE, CommandError, hint
+from gateway.cli.policy_file import load_or_fail
+from gateway.processes import ProcessSpec
+from gateway.settings import Settings
+from gateway.telemetry import logs
+from policies.schema import Policy
+
+WORKERS_MAX = 256
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    variable = "HEADGATE_POLICY"
+    default = os.environ.get(variable)
+    parser.add_argument("policy", metavar="POLICY", help=f"the policy file [{variable}]", nargs="?" if default else None, default=default)
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Every option of `Settings`; `demo` takes them, too."""
+    add_option(parser, "--host", "address of the data listener", "127.0.0.1")
+    add_option(parser, "--port", "its port", "8080", port)
+    add_option(parser, "--admin-host", "address of the admin listener", "127.0.0.1")
+    add_option(parser, "--admin-port", "its port", "8081", port)
+    add_option(parser, "--admin-key", "key of the admin listener; without one the user's own, made at the first start")
+    add_option(parser, "--metrics-host", "address of the metrics listener", "127.0.0.1")
+    add_option(parser, "--metrics-port", "its port", "8082", port)
+    add_option(parser, "--workers", "worker processes; one serves about as much as one core can", "1", between(1, WORKERS_MAX))
+    add_option(parser, "--state-dir", "folder of records and policy versions; without one, one of its own for each policy file")
+    add_option(parser, "--tls-cert", "PEM certificate chain of the data listener")
+    add_option(parser, "--tls-key", "PEM key of that certificate")
+    add_option(parser, "--upstream-ca", "PEM authorities that https backends are checked against, instead of the system's")
+    add_option(parser, "--log-format", "text | json", "text", choice("text", "json"))
+    add_option(parser, "--log-level", "debug | info | warning | error", "info", choice("debug", "info", "warning", "error"))
+    add_option(parser, "--trace-sample-percent", "share of exchanges whose spans are exported", "1", between(0, 100))
+    add_option(parser, "--otlp-endpoint", "OTLP/HTTP traces endpoint (http://collector:4318/v1/traces)")
+
+
+def run(args: argparse.Namespace) -> int:
+    return serve(args, Path(args.policy))
+
+
+def serve(args: argparse.Namespace, path: Path, *, also: Iterable[ProcessSpec] = ()) -> int:
+    """Run a gateway on the policy at `path`, with what else is to run beside it."""
+    policy = load_or_fail(path).policy
+    settings = settings_of(args, path, policy)
+    logs.configure(format=settings.log_format, level=settings.log_level, process="supervisor")
+    return supervisor.serve(settings, on_ready=announce, also=also)
+
+
+def settings_of(args: argparse.Namespace, path: Path, policy: Policy) -> Settings:
+    """What the processes are told. Raises CommandError for options that cannot be."""
+    if bool(args.tls_cert) != bool(args.tls_key):
+        raise CommandError("--tls-cert and --tls-key go together", USAGE)
+    for file in filter(None, (args.tls_cert, args.tls_key, args.upstream_ca)):
+        if not os.access(file, os.R_OK):
+            raise CommandError(f"cannot read {file}", USAGE)
+    if not policy.keys and not policy.server.anonymous and not is_loopback(args.host):
+        raise CommandError(
+            f"{path} has no keys and does not say `server: {{anonymous: true}}`: "
+            f"such a gateway listens on loopback only, not on {args.host}"
+        )
+    given = {name: getattr(args, name) for name in Settings.__struct_fields__ if hasattr(args, name)}
+    return Settings(
+        **{
+            **given,
+            "policy": str(path.absolute()),
+            "state_dir": os.path.abspath(args.state_dir) if args.state_dir else str(places.state_dir(path)),
+            "admin_key": args.admin_key or places.admin_key(),
+            "workers": int(args.workers),
+            "drain_s": policy.server.drain,
+        }
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on `host`. Another name than `localhost` may mean anything."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def announce(settings: Settings) -> None:
+    """Say where it listens, once it does."""
+    scheme = "https" if settings.tls_cert else "http"
+    hint(
+        f"Headgate is ready\n"
+        f"  base_url  {url(settings.host, settings.port, scheme)}/v1\n"
+        f"  admin     {url(settings.admin_host, settings.admin_port)}\n"
+        f"  metrics   {url(settings.metrics_host, settings.metrics_port)}/metrics\n"
+        f"  state     {settings.state_dir}"
+    )
+
+
+def url(host: str, port: int, scheme: str = "http") -> str:
+    """Of a listener; one on every address is shown by its loopback address."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"{scheme}://{shown}:{port}"
