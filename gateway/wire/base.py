@@ -15,15 +15,20 @@ class ServerLimits(msgspec.Struct, frozen=True):
 
     head_bytes_max: int = 32 * 1024
     headers_max: int = 100
+    uri_bytes_max: int = 8 * 1024
     body_bytes_max: int = 32 * 1024 * 1024
     pipelined_bytes_max: int = 256 * 1024
     """Bytes read ahead of the request being answered; reading pauses there."""
+    pipelined_requests_max: int = 128
+    """Requests that one read may bring; a client that sends more at once is refused."""
     head_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
     """Without a byte of the body for so long."""
     idle_timeout_s: float = 75.0
     write_timeout_s: float = 60.0
     """A client that takes nothing for so long is dropped."""
+    linger_timeout_s: float = 5.0
+    """How long a refused client may go on sending, so that it gets to read why, before it is cut off."""
     connections_max: int = 20_000
 
 

@@ -1,0 +1,264 @@
+"""One connection to a backend: writes a request, parses the response, and pushes it into the ticket's receiver.
+
+What the receiver raises goes to the event loop, which logs it and closes the connection: a bug of ours ends one exchange,
+as `truncated`, and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn, cast
+
+import httptools
+
+from gateway.wire.base import FailureKind, WireFailure
+from gateway.wire.heads import fields_bytes, has_no_body
+
+if TYPE_CHECKING:
+    from gateway.wire.pool import Pool, PoolTicket
+
+COPY_BYTES_MAX = 64 * 1024
+"""Up to here a request's parts are joined for one write; above, the copy costs more than the system call that it saves."""
+
+
+class _Stop(Exception):  # noqa: N818  (a callback says "enough": httptools takes whatever is raised for a parse error)
+    pass
+
+
+class ClientConnection(asyncio.Protocol):
+    """Serves one ticket at a time; between two it lies idle in its pool, where whatever the backend sends is a fault."""
+
+    __slots__ = (
+        "_body",
+        "_complete",
+        "_fault",
+        "_feed",
+        "_garbage",
+        "_head_bytes",
+        "_head_done",
+        "_head_told",
+        "_headers",
+        "_interim",
+        "_is_head",
+        "_parser",
+        "_pool",
+        "_reading_paused",
+        "_repeats",
+        "_reusable",
+        "_status",
+        "_ticket",
+        "_transport",
+        "_until_close",
+        "idle_since",
+        "served",
+    )
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._ticket: PoolTicket | None = None
+        self._reading_paused = False
+        self.served = 0
+        """Responses that ended cleanly."""
+        self.idle_since = 0.0
+        self._body: list[bytes] = []
+        self._new_parser()
+        self._reset(is_head=False)
+
+    def _new_parser(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._feed = self._parser.feed_data
+
+    def _reset(self, *, is_head: bool) -> None:
+        self._is_head = is_head
+        self._status = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._repeats = 0
+        self._head_bytes = 0
+        """Read so far, while the head is not complete."""
+        self._head_done = self._head_told = self._complete = False
+        self._interim = self._until_close = self._reusable = self._garbage = False
+        self._fault = ""
+
+    @property
+    def usable(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    # What the pool and the ticket call
+
+    def send(self, ticket: PoolTicket, parts: Sequence[bytes]) -> None:
+        """Write a whole request; its response goes to the ticket."""
+        assert self._transport is not None
+        self._reset(is_head=parts[0][:5] == b"HEAD ")
+        self._ticket = ticket
+        ticket.connection = self
+        ticket.sent = True
+        if len(parts) == 1:
+            self._transport.write(parts[0])
+        elif sum(map(len, parts)) <= COPY_BYTES_MAX:
+            self._transport.write(b"".join(parts))
+        else:
+            self._transport.writelines(parts)
+
+    def abort(self) -> None:
+        """Close at once; the ticket hears nothing more."""
+        self._ticket = None
+        self._pool.forget(self)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def cut(self) -> None:
+        """Close at once; the ticket hears of it."""
+        if self._head_bytes:
+            self._fail("truncated", "the pool was shut down")
+        else:
+            self._fail("closed", "the pool was shut down")
+
+    def pause_reading(self) -> None:
+        if not self._reading_paused and self.usable:
+            self._reading_paused = True
+            cast(asyncio.Transport, self._transport).pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            if self.usable:
+                cast(asyncio.Transport, self._transport).resume_reading()
+
+    # What the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        ticket = self._ticket
+        if ticket is None:
+            self.abort()  # nothing was asked: it would pass for the answer to the next request
+            return
+        ticket.heard = True
+        error = None
+        if not self._head_done:
+            self._head_bytes += len(data)
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as problem:
+            error = problem
+        if not self._head_told:
+            if not self._head_done:
+                if error is None and self._head_bytes > self._pool.limits.head_bytes_max:
+                    self._fault = "its headers are too large"
+                if error is not None or self._fault:
+                    self._fail("protocol", self._fault or str(error))
+                return
+            self._head_told = True
+            ticket.receiver.response_head(self._status, self._headers)
+            if self._ticket is not ticket:
+                return
+        if self._body and not self._is_head:
+            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            self._body.clear()
+            ticket.receiver.response_body(body)
+            if self._ticket is not ticket:
+                return
+        if self._complete:
+            self._finish(ticket, reusable=self._reusable and error is None and not self._garbage and not self._body)
+        elif error is not None:
+            self._fail("protocol", self._fault or str(error))
+
+    def eof_received(self) -> bool:
+        return False  # close; connection_lost knows what it means
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._pool.forget(self)
+        ticket = self._ticket
+        if ticket is not None:
+            if self._head_done and self._until_close and exc is None:
+                self._finish(ticket, reusable=False)
+            elif self._head_bytes:
+                self._fail("truncated", "the backend closed the connection before its response was whole")
+            else:
+                self._fail("closed", "the backend closed the connection without a response")
+        # The parser holds this connection's methods, and this connection the parser.
+        del self._parser, self._feed
+
+    # What the parser calls, inside of data_received
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._garbage = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        value = value.rstrip()  # httptools leaves trailing optional white space
+        headers = self._headers
+        if name not in headers and not self._head_done:
+            headers[name] = value
+            return
+        self._repeats += 1
+        if self._repeats > self._pool.limits.headers_max:
+            self._stop("it has too many header fields")
+        if not self._head_done:  # trailers are dropped
+            headers[name] += b", " + value
+
+    def on_headers_complete(self) -> None:
+        limits, headers = self._pool.limits, self._headers
+        status = self._status = self._parser.get_status_code()
+        if len(headers) + self._repeats > limits.headers_max:
+            self._stop("it has too many header fields")
+        if self._head_bytes > limits.head_bytes_max and fields_bytes(headers) > limits.head_bytes_max:
+            self._stop("its headers are too large")
+        if status < 200:
+            if status == 101:
+                self._stop("it switches to a protocol that nobody asked for")
+            self._interim = True
+            self._headers = {}
+            return
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None and coding.lower() != b"chunked":
+            self._stop("its Transfer-Encoding is not chunked")
+        self._head_done = True
+        if self._is_head:
+            # llhttp cannot be told that no body follows, and goes on waiting for it.
+            self._complete = True
+            self._reusable = self._parser.should_keep_alive()
+        else:
+            self._until_close = coding is None and b"content-length" not in headers and not has_no_body(status)
+
+    def on_body(self, piece: bytes) -> None:
+        self._body.append(piece)
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            self._interim = False
+        elif not self._complete:
+            self._complete = True
+            self._reusable = self._parser.should_keep_alive()
+
+    def _stop(self, fault: str) -> NoReturn:
+        self._fault = fault
+        raise _Stop
+
+    # Ending
+
+    def _finish(self, ticket: PoolTicket, *, reusable: bool) -> None:
+        """The response is whole. The connection is put back first, so that `response_end` may already use it again."""
+        self._ticket = None
+        ticket.connection = None
+        self.resume_reading()
+        if self._is_head and reusable:
+            self._new_parser()
+        self.served += 1
+        if reusable:
+            self._pool.put_back(self)
+        else:
+            self.abort()
+        ticket.end()
+
+    def _fail(self, kind: FailureKind, message: str) -> None:
+        ticket, reused = self._ticket, self.served > 0
+        received = self._head_bytes > 0
+        self.abort()
+        if ticket is not None:
+            ticket.fail(WireFailure(kind, f"{self._pool.address}: {message}", sent=True, received=received, reused=reused))

@@ -1,0 +1,243 @@
+"""Bytes in, requests out: the server's half of HTTP/1.1 parsing, without a socket.
+
+httptools calls back while it parses, and turns whatever a callback raises into an error of the client's. So callbacks only
+collect; the one thing they raise is `_Stop`, once the fault has been noted.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import NoReturn
+
+import httptools
+import msgspec
+
+from gateway.wire.base import Request, ServerLimits
+from gateway.wire.heads import fields_bytes, is_host, split_target
+
+log = logging.getLogger(__name__)
+
+# A second one of these changes who is asked, by whom, or where the message ends; two parsers might pick differently.
+_NEVER_REPEATED = frozenset((b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type"))
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Why nothing more can be read from a client: the status that it is answered with, and a sentence."""
+
+    status: int
+    message: str
+
+
+class ParsedRequest(Request):
+    """A request and what its connection must know to answer it."""
+
+    __slots__ = ("http10", "keep_alive")
+
+    http10: bool
+    keep_alive: bool
+
+
+class _Stop(Exception):  # noqa: N818  (it is how a callback says "enough", not an error)
+    pass
+
+
+class RequestReader:
+    """Parses what one client sends. After `feed`, complete requests wait in `ready`; after a `fault` it must not be fed again."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_good_host",
+        "_headers",
+        "_limits",
+        "_parser",
+        "_peer",
+        "_quiet",
+        "_repeats",
+        "_request",
+        "_upgrading",
+        "_url",
+        "begun",
+        "continue_wanted",
+        "fault",
+        "in_body",
+        "ready",
+        "started",
+    )
+
+    def __init__(self, limits: ServerLimits, peer: str) -> None:
+        self._limits = limits
+        self._peer = peer
+        self._parser = httptools.HttpRequestParser(self)
+        self._good_host = b""
+        self.ready: list[ParsedRequest] = []
+        self.fault: Fault | None = None
+        self.started = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.begun = False
+        """Bytes of a request have come that is not complete."""
+        self.in_body = False
+        self.continue_wanted = False
+        """The client waits for `100 Continue` before it sends the body."""
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._repeats = 0
+        self._request: ParsedRequest | None = None
+        self._body: bytes | bytearray = b""
+        self._body_bytes = 0
+        self._quiet = 0
+        self._upgrading = False
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Parse one read. Never raises."""
+        if not self.begun:
+            self.begun = True
+            self.started = now
+        # httptools keeps an unfinished field to itself, so a head or trailer that never ends is seen only here.
+        self._quiet += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :], now)
+        except httptools.HttpParserCallbackError as error:
+            if self.fault is None:
+                log.error("a parser callback failed", exc_info=error.__context__ or error)
+                self.fault = Fault(500, "The gateway failed to read the request.")
+        except httptools.HttpParserError as error:
+            self.fault = Fault(400, f"Malformed HTTP request: {error}.")
+        else:
+            if self._quiet > self._limits.head_bytes_max:
+                self.fault = Fault(431, "The request's headers are too large.")
+
+    def close(self) -> None:
+        """Break the cycle between parser and callbacks."""
+        del self._parser
+
+    def _stop(self, status: int, message: str) -> NoReturn:
+        self.fault = Fault(status, message)
+        raise _Stop
+
+    def on_url(self, piece: bytes) -> None:
+        self._url += piece
+        if len(self._url) > self._limits.uri_bytes_max:
+            self._stop(414, "The request's target is too long.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        value = value.rstrip()  # httptools leaves trailing optional white space
+        headers = self._headers
+        if name not in headers and not self.in_body:
+            headers[name] = value
+            return
+        self._repeats += 1
+        if self._repeats > self._limits.headers_max:
+            self._stop(431, "The request has too many header fields.")
+        if self.in_body:
+            return  # trailers: nobody reads them, and they must not pass for headers
+        if name in _NEVER_REPEATED:
+            self._stop(400, f"The request repeats the header {name.decode('latin-1')}.")
+        headers[name] += b", " + value
+
+    def on_headers_complete(self) -> None:
+        limits = self._limits
+        headers = self._headers
+        method = self._parser.get_method()
+        version = self._parser.get_http_version()
+        if len(headers) + self._repeats > limits.headers_max:
+            self._stop(431, "The request has too many header fields.")
+        # The sum is only worth its time where what was read could be too much.
+        if self._quiet > limits.head_bytes_max and len(self._url) + fields_bytes(headers) > limits.head_bytes_max:
+            self._stop(431, "The request's headers are too large.")
+        if method == b"CONNECT":
+            self._stop(405, "CONNECT is not supported.")
+        target = split_target(method, self._url)
+        if target is None:
+            self._stop(400, "The request's target is not a path.")
+        request = ParsedRequest()
+        request.method = method
+        request.path, request.query, authority = target
+        request.headers = headers
+        request.peer = self._peer
+        request.started = self.started
+        request.http10 = version == "1.0"
+        if version not in ("1.1", "1.0"):
+            self._stop(505, "Only HTTP/1.1 and HTTP/1.0 are supported.")
+        self._check_host(headers, required=not request.http10)
+        if authority:
+            headers[b"host"] = authority
+        self._check_framing(headers, request.http10)
+        if b"upgrade" in headers and self._parser.should_upgrade():
+            self._upgrading = True
+            return
+        self._request = request
+        self._quiet = 0
+        self.in_body = True
+
+    def _check_host(self, headers: dict[bytes, bytes], *, required: bool) -> None:
+        host = headers.get(b"host")
+        if host is None:
+            if required:
+                self._stop(400, "The request has no Host header.")
+        elif host != self._good_host:
+            if not is_host(host):
+                self._stop(400, "The request's Host header is not a host.")
+            self._good_host = host
+
+    def _check_framing(self, headers: dict[bytes, bytes], http10: bool) -> None:
+        """RFC 9112 section 6. llhttp has already refused a message with both, or with a length that is not a number."""
+        length = headers.get(b"content-length")
+        if length is not None and int(length) > self._limits.body_bytes_max:
+            self._stop(413, f"The request's body is larger than {self._limits.body_bytes_max} bytes.")
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None:
+            if http10:
+                self._stop(400, "HTTP/1.0 has no Transfer-Encoding.")
+            if coding.lower() != b"chunked":
+                self._stop(501, "Transfer-Encoding other than chunked is not supported.")
+        expected = headers.get(b"expect")
+        if expected is not None and not http10:
+            if expected.lower() != b"100-continue":
+                self._stop(417, "Only `Expect: 100-continue` can be met.")
+            self.continue_wanted = coding is not None or (length is not None and length != b"0")
+
+    def on_body(self, piece: bytes) -> None:
+        self._quiet = 0
+        self.continue_wanted = False
+        self._body_bytes += len(piece)
+        if self._body_bytes > self._limits.body_bytes_max:
+            self._stop(413, f"The request's body is larger than {self._limits.body_bytes_max} bytes.")
+        if not self._body:
+            self._body = piece
+        elif isinstance(self._body, bytearray):
+            self._body += piece
+        else:
+            # A list of pieces would cost many times the body where it comes in chunks of one byte.
+            self._body = bytearray(self._body)
+            self._body += piece
+
+    def on_message_complete(self) -> None:
+        request = self._request
+        if request is None:  # an upgrade: see _decline_upgrade
+            return
+        if len(self.ready) >= self._limits.pipelined_requests_max:
+            self._stop(400, "Too many pipelined requests.")
+        request.body = self._body if isinstance(self._body, bytes) else bytes(self._body)
+        request.keep_alive = self._parser.should_keep_alive()
+        self.ready.append(request)
+        self._reset()
+
+    def _decline_upgrade(self, rest: bytes, now: float) -> None:
+        """Go on as if no upgrade had been asked for (RFC 9110 section 7.8 lets a server ignore it; some clients offer h2c
+        with every first request). The parser has given up, so a new one gets the head again, without the offer."""
+        headers = self._headers
+        tokens = [token.strip().lower() for token in headers.pop(b"connection").split(b",")]
+        del headers[b"upgrade"]
+        headers[b"connection"] = b"close" if b"close" in tokens else b"keep-alive"
+        method: bytes = self._parser.get_method()
+        lines = [b"%b %b HTTP/1.1" % (method, self._url), *(b"%b: %b" % field for field in headers.items()), b"", rest]
+        self._parser = httptools.HttpRequestParser(self)
+        self._reset()
+        self.begun = True  # which keeps `started`
+        self.feed(b"\r\n".join(lines), now)
