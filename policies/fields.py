@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 import msgspec
 
 from policies.schema import Policy
+from policies.units import show_duration, show_size
 
 Unit: TypeAlias = Literal["duration", "size", "percent", "secret"]
 
@@ -24,6 +25,8 @@ class Leaf(msgspec.Struct, frozen=True):
     min_length: int | None = None
     max_length: int | None = None
     pattern: str | None = None
+    called: str = ""
+    """What the reference page calls text of this pattern: "name"."""
     words: str = ""
     """The pattern in words."""
 
@@ -101,6 +104,34 @@ def leaves(shape: Group, path: str = "") -> Iterator[tuple[str, Field]]:
             yield here, field
 
 
+def groups(shape: Group, path: str = "") -> list[tuple[str, Group]]:
+    """Each group with its path, `backends[].timeouts`; a group comes before what is in it."""
+    found = [(path, shape)]
+    for field in shape.fields:
+        inner, suffix = (field.shape.item, "[]") if isinstance(field.shape, Many) else (field.shape, "")
+        if isinstance(inner, Group):
+            found += groups(inner, f"{path}.{field.name}{suffix}" if path else f"{field.name}{suffix}")
+    return found
+
+
+def in_file(value: Any, shape: Shape) -> Any:
+    """A value as the file writes it, defaults left out: 600.0 seconds is `10m`. A secret is not shown."""
+    if value is None:
+        return None
+    if isinstance(shape, Group):
+        pairs = ((f, getattr(value, f.attribute)) for f in shape.fields)
+        return {f.name: in_file(held, f.shape) for f, held in pairs if f.required or held != f.default}
+    if isinstance(shape, Many):
+        return [in_file(item, shape.item) for item in value]
+    if isinstance(shape, Table):
+        return {key: in_file(item, shape.item) for key, item in value.items()}
+    if isinstance(shape, Choice):
+        return value
+    shows: dict[str | None, Callable[[Any], Any]] = {"duration": show_duration, "size": show_size, "secret": lambda _: "(secret)"}
+    show = shows.get(shape.unit)
+    return show(value) if show else int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def group(cls: type[msgspec.Struct]) -> Group:
     """One schema class as data."""
     return Group(cls, tuple(_field(info) for info in msgspec.structs.fields(cls)), getattr(cls, "LATER", ()))
@@ -114,8 +145,9 @@ def _field(info: msgspec.structs.FieldInfo) -> Field:
     if info.default_factory is not msgspec.NODEFAULT:
         default = info.default_factory()
     shape = _shape(info.type)
-    if isinstance(shape, Group):
-        description = description or shape.description
+    inner = shape.item if isinstance(shape, Many) else shape
+    if isinstance(inner, Group):
+        description = description or inner.description
     return Field(info.encode_name, info.name, shape, info.required, default, description, example)
 
 

@@ -11,7 +11,8 @@ from policies.check import check
 from policies.compile import decode, encode
 from policies.document import parse
 from policies.errors import PolicyError, Problem, Report
-from policies.read import References, read_policy
+from policies.read import read_policy
+from policies.references import References
 from policies.schema import Policy
 
 __all__ = ["Loaded", "decode", "encode", "load"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,11 +12,10 @@ import msgspec
 from policies import document, units
 from policies.document import Node, Scalar, below
 from policies.errors import Mark, Report, nearest, shown
-from policies.fields import Choice, Field, Group, Leaf, Many, Shape, Table, policy_shape
+from policies.fields import Choice, Field, Group, Leaf, Many, Shape, Table, groups, policy_shape
+from policies.references import References
 from policies.schema import Policy
 
-SECRET_BYTES_MAX = 64 * 1024
-_REFERENCE = re.compile(r"\$\{(env|file):([^{}]+)\}")
 _LOOKS_LIKE_REFERENCE = re.compile(r"\$\{(env|file):")
 _T = TypeVar("_T")
 
@@ -26,49 +25,6 @@ class _Bad:
 
 
 _BAD = _Bad()
-
-
-class References:
-    """Fills in `${env:NAME}` and `${file:PATH}`, and remembers the files."""
-
-    def __init__(self, read: Callable[[str], bytes], env: Mapping[str, str]) -> None:
-        self._read = read
-        self._env = env
-        self.files: dict[str, bytes] = {}
-
-    def resolve(self, text: str) -> str:
-        """The value, or ValueError with a message that names the place and never the value."""
-        found = _REFERENCE.fullmatch(text)
-        if found is None:
-            raise ValueError("a secret is given by reference only")
-        return self._variable(found[2]) if found[1] == "env" else self._file(found[2])
-
-    def _variable(self, name: str) -> str:
-        if name not in self._env:
-            raise ValueError(f"the environment variable {name} is not set")
-        return self._checked(self._env[name], f"the environment variable {name}")
-
-    def _file(self, path: str) -> str:
-        if path not in self.files:
-            try:
-                self.files[path] = self._read(path)
-            except OSError as error:
-                raise ValueError(f"cannot read the file {path}: {error.strerror or type(error).__name__}") from None
-            except ValueError:
-                raise ValueError(f"cannot read the file {path}: not a path") from None
-        data = self.files[path]
-        if len(data) > SECRET_BYTES_MAX:
-            raise ValueError(f"the file {path} has more than {SECRET_BYTES_MAX} bytes")
-        try:
-            return self._checked(data.decode("utf-8-sig"), f"the file {path}")
-        except UnicodeDecodeError:
-            raise ValueError(f"the file {path} is not text") from None
-
-    def _checked(self, value: str, source: str) -> str:
-        value = value.strip()
-        if not value:
-            raise ValueError(f"{source} is empty")
-        return value
 
 
 class Reading(msgspec.Struct):
@@ -175,7 +131,7 @@ class _Reader:
         for name, entry in node.entries.items():
             here = below(path, name)
             if shape.key.pattern and not re.fullmatch(shape.key.pattern, name):
-                self._report.add(entry.at, here, f"{shown(name)} will not do here: {shape.key.words}")
+                self._report.add(entry.at, here, f"{shown(name)} is no {shape.key.called}: {shape.key.words}")
                 self._faulty.add(here)
                 continue
             value = self._read(entry.node, shape.item, here)
@@ -266,7 +222,7 @@ class _Reader:
     def _within(self, node: Scalar, shape: Leaf, path: str, value: Any) -> Any:
         if isinstance(value, str):
             if shape.pattern and not re.fullmatch(shape.pattern, value):
-                return self._wrong(node, path, f"{shown(value)} will not do here: {shape.words}")
+                return self._wrong(node, path, f"{shown(value)} is no {shape.called}: {shape.words}")
             if len(value) < (shape.min_length or 0):
                 return self._wrong(node, path, "may not be empty")
             if shape.max_length is not None and len(value) > shape.max_length:
@@ -293,17 +249,8 @@ class _Reader:
 
 def _belongs(name: str, shape: Group) -> str:
     """`it belongs in routes[]` for a word that is known elsewhere."""
-    places = sorted(path or "the top level" for path, group in _groups(shape, "") if name in [f.name for f in group.fields])
+    places = sorted(path or "the top level" for path, group in groups(shape) if name in [f.name for f in group.fields])
     return f"it belongs in {places[0]}" if places and name != "name" else ""
-
-
-def _groups(shape: Group, path: str) -> list[tuple[str, Group]]:
-    found = [(path, shape)]
-    for field in shape.fields:
-        inner, suffix = (field.shape.item, "[]") if isinstance(field.shape, Many) else (field.shape, "")
-        if isinstance(inner, Group):
-            found += _groups(inner, below(path, field.name) + suffix)
-    return found
 
 
 def _neutral(shape: Shape) -> Any:

@@ -25,16 +25,24 @@ Name: TypeAlias = Annotated[
     str,
     Meta(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
-        extra={"words": "a name has letters, digits, '.', '_' and '-', begins with a letter or digit and is at most 63 long"},
+        extra={
+            "called": "name",
+            "words": "letters, digits, '.', '_' and '-', at most 63, the first of them a letter or digit",
+        },
     ),
 ]
 """What the file calls a thing. It stands in response headers and metric labels, hence the narrow alphabet."""
 Text: TypeAlias = Annotated[
-    str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,256}$", extra={"words": "1 to 256 characters, none of them a control character"})
+    str,
+    Meta(pattern=r"^[^\x00-\x1f\x7f]{1,256}$", extra={"called": "text", "words": "1 to 256 characters, none of them a control character"}),
 ]
 """A value that others define: a model's name, a label, a header's value."""
 HeaderName: TypeAlias = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$", extra={"words": "the name of an HTTP header, at most 64 long"})
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$",
+        extra={"called": "header name", "words": "what HTTP allows in the name of a header, at most 64 long"},
+    ),
 ]
 
 Kind: TypeAlias = Literal["vllm", "ollama", "openai", "embedded"]
@@ -153,7 +161,12 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: Annotated[float, Meta(ge=0, description="Price of `per_tokens` answered tokens.", examples=[0.40])] = 0.0
     currency: Annotated[
         str,
-        Meta(pattern="^[A-Z]{3}$", extra={"words": "a currency has three capital letters"}, description="ISO 4217 code.", examples=["USD"]),
+        Meta(
+            pattern="^[A-Z]{3}$",
+            extra={"called": "currency", "words": "three capital letters"},
+            description="ISO 4217 code.",
+            examples=["USD"],
+        ),
     ] = "USD"
     per_tokens: Annotated[int, Meta(ge=1, description="How many tokens the prices are for.", examples=[1_000_000])] = 1_000_000
 
@@ -383,7 +396,7 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One policy file."""
+    """One policy: which backends there are, and which of them answers what."""
 
     LATER: ClassVar[tuple[str, ...]] = ("detectors",)
 
