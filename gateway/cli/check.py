@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from gateway.cli.output import WELL, WRONG, add_output, hint, print_json, table
 from gateway.cli.policy_file import counted, load_file
@@ -19,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    results = [(path, check(Path(path))) for path in args.policy]
+    results = [(path, check(path)) for path in args.policy]
     if args.output == "json":
         print_json([as_json(path, result) for path, result in results])
     else:
@@ -27,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     return WRONG if any(isinstance(result, PolicyError) for _, result in results) else WELL
 
 
-def check(path: Path) -> Loaded | PolicyError:
+def check(path: str) -> Loaded | PolicyError:
     """The policy, or all that is wrong with it. Raises CommandError for a file that cannot be read."""
     try:
         loaded = load_file(path)

@@ -1,33 +1,28 @@
-"""Reads a policy file, and the files it names, from disk and environment."""
+"""A policy file as the commands read it: the files it names with the controller's own code."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from gateway.cli.output import USAGE, CommandError, hint
+from gateway.control.policy_file import FILE_BYTES_MAX, read_bounded
 from policies.document import TEXT_BYTES_MAX
 from policies.errors import PolicyError
 from policies.load import Loaded, load
-from policies.read import SECRET_BYTES_MAX
 
 
-def load_file(path: Path) -> Loaded:
+def load_file(path: str) -> Loaded:
     """The policy at `path`. Raises PolicyError where it is wrong, CommandError where there is nothing to read."""
     try:
-        text = read_bounded(path, TEXT_BYTES_MAX)
+        with open(path, "rb") as file:  # may be a pipe: `headgate diff <(git show HEAD:policy.yaml) policy.yaml`
+            text = file.read(TEXT_BYTES_MAX + 1)
     except OSError as error:
         raise CommandError(f"cannot read {path}: {error.strerror}", USAGE) from error
-    return load(text, name=str(path), read=lambda name: read_bounded(path.parent / name, SECRET_BYTES_MAX), env=os.environ)
+    folder = os.path.dirname(path)
+    return load(text, name=path, read=lambda named: read_bounded(os.path.join(folder, named), FILE_BYTES_MAX), env=os.environ)
 
 
-def read_bounded(path: Path, bytes_max: int) -> bytes:
-    """One byte more than allowed is enough to be refused."""
-    with path.open("rb") as file:
-        return file.read(bytes_max + 1)
-
-
-def load_or_fail(path: Path) -> Loaded:
+def load_or_fail(path: str) -> Loaded:
     """The policy at `path`; one that is wrong has its problems on stderr and raises CommandError."""
     try:
         return load_file(path)

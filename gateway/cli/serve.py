@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 def serve(args: argparse.Namespace, path: Path, *, also: Iterable[ProcessSpec] = ()) -> int:
     """Run a gateway on the policy at `path`, with what else is to run beside it."""
-    policy = load_or_fail(path).policy
+    policy = load_or_fail(str(path)).policy
     settings = settings_of(args, path, policy)
     logs.configure(format=settings.log_format, level=settings.log_level, process="supervisor")
     return supervisor.serve(settings, on_ready=announce, also=also)
