@@ -13,10 +13,10 @@ from policies.check_routes import check_overlaps, check_route
 from policies.errors import Report, nearest, shown
 from policies.findings import Findings, url_fault
 from policies.read import Reading
+from policies.redaction import pattern_fault
 from policies.schema import Key, Segment
 
 REDACTIONS = ("email", "phone", "card", "iban")
-REGEX_CHARS_MAX = 1_000
 _SOURCES = ("key:LABEL", "header:NAME", "prompt_chars")
 
 
@@ -87,15 +87,6 @@ def _check_redaction(findings: Findings, path: str, rule: str) -> None:
     if not rule.startswith("regex:"):
         findings.error(path, f"expected one of {', '.join(REDACTIONS)} or regex:..., not {shown(rule)}", nearest(rule, REDACTIONS))
         return
-    pattern = rule.removeprefix("regex:")
-    if len(pattern) > REGEX_CHARS_MAX:
-        findings.error(path, f"the regular expression has {len(pattern)} characters; at most {REGEX_CHARS_MAX} may stand here")
-        return
-    try:
-        compiled = re.compile(pattern)
-        empty = compiled.fullmatch("") is not None
-    except (re.error, OverflowError, RecursionError) as error:
-        findings.error(path, f"not a regular expression: {error}")
-        return
-    if empty:
-        findings.error(path, "the regular expression matches the empty text, so it would black out everywhere")
+    fault = pattern_fault(rule.removeprefix("regex:"))
+    if fault:
+        findings.error(path, f"the regular expression {fault}")

@@ -78,12 +78,19 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     connect: Annotated[Duration, Meta(gt=0, description="Until the connection stands, TLS included.", examples=["2s"])] = 2.0
     first_token: Annotated[
-        Duration, Meta(gt=0, description="From the request being sent to the first content of the reply.", examples=["20s"])
+        Duration, Meta(gt=0, description="On a stream, from asking a replica to the first content of its reply.", examples=["20s"])
     ] = 60.0
     between_tokens: Annotated[
-        Duration, Meta(gt=0, description="The longest silence in a streamed reply after its first content.", examples=["10s"])
+        Duration, Meta(gt=0, description="On a stream, the longest silence after its first content.", examples=["10s"])
     ] = 30.0
-    total: Annotated[Duration, Meta(gt=0, description="The whole call, from connecting to the end of the reply.", examples=["5m"])] = 300.0
+    total: Annotated[
+        Duration,
+        Meta(
+            gt=0,
+            description="The whole call, its retries too, to the end of the reply; for what is not streamed the only limit.",
+            examples=["5m"],
+        ),
+    ] = 300.0
 
 
 class Retries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,7 +103,12 @@ class Retries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = ("connect", "429", "503")
     backoff: Annotated[
         Duration,
-        Meta(ge=0, le=60, description="The wait before the second try; it doubles with each further one.", examples=["100ms"]),
+        Meta(
+            ge=0,
+            le=5,
+            description="The longest wait before the second try; it doubles with each further one, up to 5s. Drawn at random.",
+            examples=["100ms"],
+        ),
     ] = 0.1
     budget_percent: Annotated[
         Percent,
