@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import deque
@@ -14,6 +13,7 @@ import msgspec
 
 from gateway.errors import StoreError
 from gateway.link.messages import ExchangeRecord
+from gateway.records.preparation import Preparation
 from gateway.records.store import RecordStore, rough_bytes
 from gateway.tasks import TaskGroup
 from gateway.telemetry.metrics import Exposition
@@ -49,27 +49,154 @@ class Consumer:
     """The way of a record in the controller. `policy` gives `records` of the policy in force."""
 
     def __init__(
-        self, store: RecordStore, exposition: Exposition, spans: SpanSink | None, policy: Callable[[], Records]
+        self,
+        store: RecordStore,
+        exposition: Exposition,
+        spans: SpanSink | None,
+        policy: Callable[[], Records],
+        *,
+        prune_every_s: float = PRUNE_EVERY_S,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        raise NotImplementedError
+        self._store = store
+        self._spans = spans
+        self._policy = policy
+        self._prune_every_s = prune_every_s
+        self._clock = clock
+        self._preparation = Preparation()
+        self._queue: deque[_Batch] = deque()
+        self._waiting = 0
+        self._waiting_bytes = 0
+        self._arrived = asyncio.Event()
+        self._tasks = TaskGroup()
+        self._closed = False
+        self._logged_at = float("-inf")
+        self._exposition = exposition
+        self._queue_wait = exposition.counter("headgate_records_queue_wait")
+        self._stored = exposition.counter("headgate_records_stored_total")
+        self._store_bytes = exposition.counter("headgate_records_store_bytes")
 
     def start(self) -> None:
         """Begin to store and to prune; until then batches wait."""
-        raise NotImplementedError
+        self._tasks.spawn(self._store_all(), name="store records")
+        self._tasks.spawn(self._prune_always(), name="prune records")
 
     def take(self, records: Sequence[ExchangeRecord], ack: Callable[[], None]) -> None:
         """Take a batch; returns at once and never raises. `ack` is called, on the event loop, once the worker need not keep
         the batch any longer: it is durable, or it was dropped and counted."""
-        raise NotImplementedError
+        batch = _Batch(records, ack, sum(map(rough_bytes, records)))
+        full = self._waiting + len(records) > QUEUE_RECORDS_MAX or self._waiting_bytes + batch.bytes > QUEUE_BYTES_MAX
+        if self._closed or full:
+            self._dropped("closed" if self._closed else "queue_full", len(records))
+            _acknowledge(batch)
+            return
+        self._enqueue(batch)
 
     async def flush(self) -> None:
         """Wait until all that was taken before is stored, or dropped."""
-        raise NotImplementedError
+        if self._closed:
+            return
+        done = asyncio.Event()
+        self._enqueue(_Batch((), done.set, 0))
+        await done.wait()
 
     async def get(self, exchange_id: str) -> ExchangeRecord | None:
         """The record, as it is stored; what still waits is stored first. Raises `StoreError`."""
-        raise NotImplementedError
+        await self.flush()
+        return await self._store.get(exchange_id)
+
+    async def prune(self) -> None:
+        """Delete what is older than `keep_for`, and the oldest beyond `keep_max`, in bounded steps between which batches are
+        stored."""
+        policy = self._policy()
+        try:
+            for _ in range(PRUNE_STEPS_MAX):
+                pruned = await self._store.prune(started_before=self._clock() - policy.keep_for, bytes_max=policy.keep_max)
+                self._exposition.counter("headgate_records_deleted_total", "age").inc(pruned.by_age)
+                self._exposition.counter("headgate_records_deleted_total", "size").inc(pruned.by_size)
+                self._store_bytes.value = pruned.bytes
+                if not pruned.more:
+                    break
+        except StoreError as error:
+            self._failed("prune", error)
 
     async def close(self) -> None:
         """Store what waits, then stop. The store is left open."""
-        raise NotImplementedError
+        await self.flush()
+        self._closed = True
+        await self._tasks.close()
+
+    def _enqueue(self, batch: _Batch) -> None:
+        self._queue.append(batch)
+        self._count_waiting(len(batch.records), batch.bytes)
+        self._arrived.set()
+
+    def _count_waiting(self, records: int, size: int) -> None:
+        self._waiting += records
+        self._waiting_bytes += size
+        self._queue_wait.value = self._waiting
+
+    async def _store_all(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._queue:
+                batches = self._next_batches()
+                await self._store_batches([record for batch in batches for record in batch.records])
+                for batch in batches:
+                    self._count_waiting(-len(batch.records), -batch.bytes)
+                    _acknowledge(batch)
+
+    def _next_batches(self) -> list[_Batch]:
+        """At least one; together at most one transaction's worth."""
+        batches = [self._queue.popleft()]
+        room = TRANSACTION_RECORDS_MAX - len(batches[0].records)
+        while self._queue and len(self._queue[0].records) <= room:
+            batches.append(self._queue.popleft())
+            room -= len(batches[-1].records)
+        return batches
+
+    async def _store_batches(self, records: list[ExchangeRecord]) -> None:
+        """Store them together, or drop and count them: a store that fails must not stop the gateway."""
+        if not records:
+            return
+        try:
+            prepared, lost = await asyncio.to_thread(self._prepare, records)
+            for why, count in lost.items():
+                self._exposition.counter("headgate_records_content_dropped_total", why).inc(count)
+            self._stored.inc(await self._store.add(prepared))
+        except StoreError as error:
+            self._failed("add", error)
+            self._dropped("store", len(records))
+        except Exception:
+            log.exception("records could not be prepared", extra={"records": len(records)})
+            self._dropped("error", len(records))
+
+    def _prepare(self, records: list[ExchangeRecord]) -> tuple[list[ExchangeRecord], dict[str, int]]:
+        """On a thread: redaction takes its time, and so does the making of spans."""
+        prepared, lost = self._preparation.prepare(records, self._policy().content)
+        if self._spans is not None:
+            self._spans.take(prepared)
+        return prepared, lost
+
+    async def _prune_always(self) -> None:
+        while True:
+            await self.prune()
+            await asyncio.sleep(self._prune_every_s)
+
+    def _dropped(self, why: str, count: int) -> None:
+        self._exposition.counter("headgate_records_dropped_total", why).inc(count)
+
+    def _failed(self, operation: str, error: StoreError) -> None:
+        self._exposition.counter("headgate_records_store_errors_total", operation).inc()
+        now = self._clock()
+        if now - self._logged_at >= LOG_EVERY_S:
+            self._logged_at = now
+            log.error("the record store failed", extra={"operation": operation, "error": str(error)})
+
+
+def _acknowledge(batch: _Batch) -> None:
+    try:
+        batch.ack()
+    except Exception:
+        log.exception("a batch could not be acknowledged")

@@ -1,0 +1,76 @@
+"""Makes a record fit to be kept: its content only as the policy says, redacted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from gateway.link.messages import CallRecord, ExchangeRecord
+from gateway.records.content import prepared
+from gateway.records.redact import Redactor, SlowTextError
+from policies.hashing import sample
+from policies.schema import Content
+
+log = logging.getLogger(__name__)
+
+SAMPLING_RULE = "records.content"
+"""The name by which the exchange id is hashed for `sample_percent`."""
+
+
+class Preparation:
+    """Applies `records.content`. Keeps the rules compiled while the policy's stay the same."""
+
+    def __init__(self) -> None:
+        self._rules: tuple[str, ...] = ()
+        self._redactor: Redactor | None = Redactor(())
+
+    def prepare(self, records: Sequence[ExchangeRecord], policy: Content) -> tuple[list[ExchangeRecord], dict[str, int]]:
+        """The records as they may be kept, and how many lost their content (or a message) by why: when in doubt, it is not
+        kept."""
+        if policy.redact != self._rules:
+            self._redactor = _compiled(policy.redact)
+            self._rules = policy.redact
+        lost: dict[str, int] = {}
+        fit: list[ExchangeRecord] = []
+        for record in records:
+            if not policy.store or not sample(record.exchange_id, SAMPLING_RULE, policy.sample_percent):
+                record = replace(record, content=None) if record.content is not None else record
+            try:
+                fit.append(self._redacted(record))
+                continue
+            except SlowTextError:
+                why = "slow"
+            except ValueError:
+                why = "rule"
+            except Exception:
+                log.exception("a record could not be redacted", extra={"exchange": record.exchange_id})
+                why = "error"
+            lost[why] = lost.get(why, 0) + 1
+            calls = tuple([replace(call, message="") for call in record.calls])
+            fit.append(replace(record, content=None, error="", calls=calls))
+        return fit, lost
+
+    def _redacted(self, record: ExchangeRecord) -> ExchangeRecord:
+        """With its content, and the messages of errors, in which backends like to repeat what they were asked."""
+        redactor = self._redactor
+        if redactor is None:
+            raise ValueError("a redaction rule that cannot be used")
+        content = None if record.content is None else prepared(record.content, redactor)
+        if not redactor.active:
+            return record if content is None else replace(record, content=content)
+        deadline = redactor.deadline()
+        calls: tuple[CallRecord, ...] = tuple(
+            [replace(call, message=redactor.text(call.message, deadline)) if call.message else call for call in record.calls]
+        )
+        return replace(record, content=content, error=redactor.text(record.error, deadline), calls=calls)
+
+
+def _compiled(rules: tuple[str, ...]) -> Redactor | None:
+    try:
+        return Redactor(rules)
+    except ValueError as error:
+        # The policy's check refuses such a rule before it is in force; this is the second lock.
+        log.error("content is not kept: a redaction rule cannot be used", extra={"error": str(error)})
+        return None
