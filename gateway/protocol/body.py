@@ -1,0 +1,272 @@
+"""The request body: checked, read for the few fields the gateway needs, and spliced, the rest left as the client wrote it.
+
+The body is walked once. Its top-level fields come out as undecoded spans (`msgspec.Raw`), and the few that matter are decoded
+from there. Two keys that are the same after unescaping are refused: what was authorised must be what is called.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Set
+from typing import Any, TypeAlias
+
+import msgspec
+
+from gateway.errors import ApiError
+from gateway.protocol.prompt import affinity, prompt_chars, prompts
+from policies.plan import Endpoint
+
+FIELDS_MAX = 256
+"""Top-level fields of a body."""
+MODEL_CHARS_MAX = 256
+
+_SPACE = b" \t\r\n"
+_NAME = re.compile(rb'[ \t\r\n]*("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\r\n]*:[ \t\r\n]*')
+_AFTER_VALUE = re.compile(rb"[ \t\r\n]*([,}])")
+
+
+Edit: TypeAlias = tuple[int, int, bytes]
+"""Start and end of a span of the body, and what stands there instead. Two edits never overlap."""
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Metadata(msgspec.Struct):
+    user_id: str | None = None
+
+
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_FIELDS_OR_NULL = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
+_STRING = msgspec.json.Decoder(str)
+_STRING_OR_NULL = msgspec.json.Decoder(str | None)
+_BOOL_OR_NULL = msgspec.json.Decoder(bool | None)
+_INT_OR_NULL = msgspec.json.Decoder(int | None)
+_STREAM_OPTIONS = msgspec.json.Decoder(_StreamOptions | None)
+_METADATA = msgspec.json.Decoder(_Metadata | None)
+_encode = msgspec.json.encode
+
+
+class Body:
+    """One request body. `raw` is what the client sent; everything else was read from it."""
+
+    __slots__ = (
+        "_fields",
+        "_gap",
+        "_starts",
+        "background",
+        "choices",
+        "endpoint",
+        "include_usage",
+        "logprobs",
+        "model",
+        "previous_response",
+        "raw",
+        "stream",
+        "top_logprobs",
+        "user",
+    )
+
+    model: str
+    stream: bool
+    choices: int
+    """Choices that a whole answer has: `n`, times the prompts of a `/v1/completions` batch."""
+    user: str | None
+    """`user`; for messages `metadata.user_id`."""
+    include_usage: bool
+    """The client itself asked for the usage chunk of a stream."""
+    logprobs: bool | int | None
+    """As asked: a bool for chat, a number for completions."""
+    top_logprobs: int | None
+    previous_response: bool
+    """Responses: it continues one that a backend keeps."""
+    background: bool
+    """Responses: it is to run in the background."""
+
+    def __init__(self, raw: bytes, endpoint: Endpoint, fields: dict[str, msgspec.Raw]) -> None:
+        self.raw = raw
+        self.endpoint = endpoint
+        self._fields = fields
+        self._gap, self._starts = _layout(raw, fields)
+        self.choices = 1
+        self.user = self.logprobs = self.top_logprobs = None
+        self.stream = self.include_usage = self.previous_response = self.background = False
+        self._read_model()
+        if endpoint == "chat" or endpoint == "completions":
+            self._read_sampling()
+        elif endpoint == "responses":
+            self._read_responses()
+        if endpoint != "embeddings" and "stream" in fields:
+            self.stream = bool(self._typed("stream", _BOOL_OR_NULL, "a boolean"))
+        if endpoint != "messages":
+            if "user" in fields:
+                self.user = self._typed("user", _STRING_OR_NULL, "a string")
+        elif "metadata" in fields:
+            metadata = self._typed("metadata", _METADATA, "an object whose user_id is a string")
+            self.user = metadata.user_id if metadata is not None else None
+
+    @property
+    def names(self) -> Set[str]:
+        """The names of the top-level fields, unescaped."""
+        return self._fields.keys()
+
+    def prompt_chars(self) -> int:
+        """Characters of text in the prompt; 0 where it has none, as with token ids."""
+        return prompt_chars(self.endpoint, self._fields)
+
+    def affinity(self) -> int:
+        """A stable 64-bit hash of the prompt's beginning (system text and first user text), so that the later turns of one
+        conversation can go to the replica that has its prefix cached."""
+        return affinity(self.endpoint, self._fields)
+
+    def render(self, model: str, *, usage: bool) -> tuple[bytes, ...]:
+        """The body to send, in parts: the client's bytes with `model` for the model and, if `usage`, with the request for the
+        usage chunk where the endpoint streams one. Nothing else changes by a byte; if nothing does, it is `(raw,)`."""
+        edits = [] if model == self.model else [self._replace("model", _encode(model))]
+        if usage and self.stream and not self.include_usage and (self.endpoint == "chat" or self.endpoint == "completions"):
+            edits.append(self._ask_usage())
+        return self._splice(edits) if edits else (self.raw,)
+
+    def _ask_usage(self) -> Edit:
+        options = self._fields.get("stream_options")
+        if options is None:
+            return self._add(b',"stream_options":{"include_usage":true}')
+        merged = _FIELDS_OR_NULL.decode(options) or {}
+        merged["include_usage"] = msgspec.Raw(b"true")
+        return self._replace("stream_options", _encode(merged))
+
+    def _replace(self, name: str, value: bytes) -> Edit:
+        start = self._start(name)
+        return start, start + len(self._fields[name]), value
+
+    def _add(self, field: bytes) -> Edit:
+        end = self.raw.rindex(b"}")
+        return end, end, field
+
+    def _splice(self, edits: list[Edit]) -> tuple[bytes, ...]:
+        """`raw` with each edit's span replaced, in parts."""
+        raw = self.raw
+        parts: list[bytes] = []
+        position = 0
+        for start, end, replacement in sorted(edits):
+            parts += (raw[position:start], replacement)
+            position = end
+        parts.append(raw[position:])
+        return tuple(parts)
+
+    def _start(self, name: str) -> int:
+        """Where the value of a field begins in `raw`."""
+        if self._starts is not None:
+            return self._starts[name]
+        gap = self._gap
+        position = 1
+        for field, value in self._fields.items():
+            if field == name:
+                break
+            position += len(field) + len(value) + 4 + 2 * gap  # two quotes, colon, comma
+        return position + len(name) + 3 + gap
+
+    def _typed(self, name: str, decoder: msgspec.json.Decoder[Any], expected: str) -> Any:
+        try:
+            return decoder.decode(self._fields[name])
+        except msgspec.DecodeError:
+            raise _bad(f"'{name}' must be {expected}.", name) from None
+
+    def _read_model(self) -> None:
+        if "model" not in self._fields:
+            raise _bad("The request body has no 'model'.", "model")
+        self.model = self._typed("model", _STRING, "a string")
+        if not self.model or len(self.model) > MODEL_CHARS_MAX:
+            raise _bad(f"'model' must have 1 to {MODEL_CHARS_MAX} characters.", "model")
+
+    def _read_sampling(self) -> None:
+        fields = self._fields
+        if "n" in fields:
+            n = self._typed("n", _INT_OR_NULL, "an integer")
+            if n is not None and n < 1:
+                raise _bad("'n' must be at least 1.", "n")
+            self.choices = n or 1
+        if "stream_options" in fields:
+            options = self._typed("stream_options", _STREAM_OPTIONS, "an object whose include_usage is a boolean")
+            self.include_usage = options is not None and bool(options.include_usage)
+        if self.endpoint == "completions":
+            if "logprobs" in fields:
+                self.logprobs = self._typed("logprobs", _INT_OR_NULL, "an integer")
+            self.choices *= prompts(fields)
+        elif "logprobs" in fields:
+            self.logprobs = self._typed("logprobs", _BOOL_OR_NULL, "a boolean")
+        if "top_logprobs" in fields:
+            self.top_logprobs = self._typed("top_logprobs", _INT_OR_NULL, "an integer")
+
+    def _read_responses(self) -> None:
+        fields = self._fields
+        if "top_logprobs" in fields:
+            self.top_logprobs = self._typed("top_logprobs", _INT_OR_NULL, "an integer")
+        if "previous_response_id" in fields:
+            self.previous_response = self._typed("previous_response_id", _STRING_OR_NULL, "a string") is not None
+        if "background" in fields:
+            self.background = bool(self._typed("background", _BOOL_OR_NULL, "a boolean"))
+
+
+def decode(raw: bytes, endpoint: Endpoint) -> Body:
+    """Check a request body and read what the gateway needs of it. Raises ApiError (400), naming the field at fault."""
+    if not raw:
+        raise _bad("The request body is empty: a JSON object was expected.")
+    if not raw.isascii():  # msgspec does not look at the bytes of strings that it skips
+        try:
+            raw.decode()
+        except UnicodeDecodeError as error:
+            raise _bad(f"The request body is not UTF-8 (byte {error.start}).") from None
+    try:
+        fields = _FIELDS.decode(raw)
+    except msgspec.ValidationError:
+        raise _bad("The request body must be a JSON object.") from None
+    except msgspec.DecodeError as error:
+        raise _bad(f"The request body is not JSON: {str(error).removeprefix('JSON is malformed: ')}.") from None
+    except RecursionError:
+        raise _bad("The request body is nested too deeply.") from None
+    if len(fields) > FIELDS_MAX:
+        raise _bad(f"The request body has more than {FIELDS_MAX} fields.")
+    return Body(raw, endpoint, fields)
+
+
+def _layout(raw: bytes, fields: dict[str, msgspec.Raw]) -> tuple[int, dict[str, int] | None]:
+    """How the fields lie in `raw`: either evenly, with so many blanks after each colon and comma, or with each value at a start
+    of its own. Raises ApiError for a repeated field.
+
+    In order of cost. What names, values and punctuation need at the least can equal the body's length only if there is no
+    blank, no escape in a name and no repeated field between them. With a blank after each colon and comma, as Python's `json`
+    writes, the body is put together again and compared. Anything else is walked.
+    """
+    length = len(raw) if raw[-1] == 0x7D else len(raw.rstrip(_SPACE))
+    least = len("".join(fields)) + sum(map(len, fields.values())) + 4 * len(fields) + 1
+    if least == length:
+        return 0, None
+    if least + 2 * len(fields) - 1 == length:
+        joined = b", ".join([b'"%b": %b' % (name.encode(), value) for name, value in fields.items()])
+        names = "".join(fields)
+        if raw.startswith(joined, 1) and '"' not in names and "\\" not in names:
+            return 1, None
+    return 0, _walk(raw, fields)
+
+
+def _walk(raw: bytes, fields: dict[str, msgspec.Raw]) -> dict[str, int]:
+    """Where each field's value begins. `fields` holds the last of two equal names, so a value that is not at its place is one
+    that a later field of that name replaced."""
+    starts: dict[str, int] = {}
+    position = raw.index(b"{") + 1
+    while (match := _NAME.match(raw, position)) is not None:
+        name = _STRING.decode(match[1])
+        start = match.end()
+        value = fields[name]
+        after = _AFTER_VALUE.match(raw, start + len(value))
+        if name in starts or after is None or not raw.startswith(bytes(value), start):
+            raise _bad(f"The request body has '{name}' more than once.", name)
+        starts[name] = start
+        position = after.end()
+    return starts
+
+
+def _bad(message: str, param: str | None = None) -> ApiError:
+    return ApiError(400, "invalid_request_error", message, param=param)

@@ -1,0 +1,100 @@
+"""What every reader of a streamed reply does: cut events, withhold those the client must not get, notice the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.protocol.sse import BOM, EventSplitter, event_data, is_line_end
+from gateway.protocol.usage import Usage
+
+EVENT_BYTES_MAX = 8 * 1024 * 1024
+"""One event of a stream; a larger one breaks it."""
+
+
+class StreamReader:
+    """Reads one streamed reply: bytes in, the bytes that the client may be given out, untouched and only whole events.
+
+    After `error` or `broken` nothing more comes out. The result does not depend on how the stream was cut into reads.
+    """
+
+    __slots__ = ("_kept", "_opening", "_splitter", "broken", "content_seen", "done_seen", "error", "model", "usage")
+
+    def __init__(self) -> None:
+        self._splitter = EventSplitter()
+        self._opening = True
+        """No event has been seen: a byte order mark may come."""
+        self._kept = True
+        """The last event was passed on."""
+        self.broken = ""
+        """Why this is not the stream it had to be; "" while it is."""
+        self.content_seen = False
+        """An event with content, or with the end of a choice, has been seen. One that only names the role is not."""
+        self.done_seen = False
+        """The stream said that it is over."""
+        self.error: Any = None
+        """The error that the backend sent within the stream: an object or a text. It is not passed on."""
+        self.model = ""
+        """The model as the backend names it."""
+        self.usage: Usage | None = None
+
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        """Why each choice ended, in the order of their index."""
+        raise NotImplementedError
+
+    @property
+    def whole(self) -> bool:
+        """Nothing of the reply is missing."""
+        raise NotImplementedError
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what one read brought; returns what the client may be given now, the same object where that is all of it."""
+        if self.broken or self.error is not None:
+            return b""
+        splitter = self._splitter
+        altered = bool(splitter.tail)
+        kept = []
+        for event in splitter.split(data):
+            if self._keeps(event):
+                kept.append(event)
+            else:
+                altered = True
+                if self.broken or self.error is not None:
+                    splitter.tail.clear()
+                    break
+        if splitter.tail:
+            altered = True
+            if len(splitter.tail) > EVENT_BYTES_MAX:
+                self.broken = f"an event of the stream is larger than {EVENT_BYTES_MAX} bytes"
+                splitter.tail.clear()
+        return b"".join(kept) if altered else data
+
+    def end(self) -> bytes:
+        """The stream has ended; returns what the client must still be given. An event that lacks only its blank line gets it;
+        half of one is dropped."""
+        out = b""
+        tail = bytes(self._splitter.tail)
+        if tail and not self.broken and self.error is None:
+            self._splitter.tail.clear()
+            event = tail + (b"\n" if tail.endswith(b"\n") else b"\n\n")
+            if self._keeps(event):
+                out = event
+            self.broken = ""
+        return out + self._ending()
+
+    def _keeps(self, event: bytes) -> bool:
+        """Take note of an event; False if the client must not get it."""
+        opening, self._opening = self._opening, False
+        if is_line_end(event):
+            return self._kept  # with what it follows
+        data = event_data(event.removeprefix(BOM) if opening else event)
+        self._kept = data is None or self._read(event, data)
+        return self._kept
+
+    def _read(self, event: bytes, data: bytes) -> bool:
+        """Take note of an event that has data; False if the client must not get it."""
+        raise NotImplementedError
+
+    def _ending(self) -> bytes:
+        """What a whole stream still lacks."""
+        return b""

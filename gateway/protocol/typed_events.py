@@ -1,0 +1,143 @@
+"""Streams of `/v1/responses` and `/v1/messages`: every event has a type, and one type ends the stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gateway.protocol.reader import StreamReader
+from gateway.protocol.usage import Usage, WireUsage
+
+_NOT_AN_EVENT = "an event of the stream is not one of the API"
+
+
+class _Incomplete(msgspec.Struct):
+    reason: str | None = None
+
+
+class _Response(msgspec.Struct):
+    model: str | None = None
+    usage: WireUsage | None = None
+    incomplete_details: _Incomplete | None = None
+    error: Any = None
+
+
+class _ResponseEvent(msgspec.Struct):
+    type: str = ""
+    delta: Any = None
+    response: _Response | None = None
+    error: Any = None
+
+
+class _Message(msgspec.Struct):
+    model: str | None = None
+    usage: WireUsage | None = None
+
+
+class _MessageEvent(msgspec.Struct):
+    type: str = ""
+    message: _Message | None = None
+    delta: dict[str, Any] | None = None
+    usage: WireUsage | None = None
+    error: Any = None
+
+
+_RESPONSE_EVENT = msgspec.json.Decoder(_ResponseEvent)
+_MESSAGE_EVENT = msgspec.json.Decoder(_MessageEvent)
+_ANY = msgspec.json.Decoder(Any)
+
+
+class TypedEventStream(StreamReader):
+    """A stream whose last event says so."""
+
+    __slots__ = ("_finish_reason",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._finish_reason = ""
+
+    @property
+    def finish_reasons(self) -> tuple[str, ...]:
+        """Why the reply ended."""
+        return (self._finish_reason,) if self._finish_reason else ()
+
+    @property
+    def whole(self) -> bool:
+        """The event that ends the stream has come."""
+        return self.done_seen and not self.broken and self.error is None
+
+    def _read(self, event: bytes, data: bytes) -> bool:
+        if data == b"[DONE]":
+            return True  # some servers add it; it says nothing here
+        try:
+            return self._read_event(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self.broken = _NOT_AN_EVENT
+            return False
+
+    def _read_event(self, data: bytes) -> bool:
+        raise NotImplementedError
+
+
+class ResponseStream(TypedEventStream):
+    """A responses stream: ends with `response.completed` or `response.incomplete`; `response.failed` and `error` are errors."""
+
+    __slots__ = ()
+
+    def _read_event(self, data: bytes) -> bool:
+        event = _RESPONSE_EVENT.decode(data)
+        response = event.response
+        if event.type == "error" or event.error:
+            self.error = event.error or _ANY.decode(data)
+            return False
+        if event.type == "response.failed":
+            self.error = (response is not None and response.error) or {"message": "the response failed"}
+            return False
+        if response is not None:
+            self.model = response.model or self.model
+            if response.usage is not None:
+                self.usage = response.usage.usage() or self.usage
+        if event.type == "response.completed" or event.type == "response.incomplete":
+            incomplete = response.incomplete_details if response is not None else None
+            self._finish_reason = (incomplete is not None and incomplete.reason) or event.type.removeprefix("response.")
+            self.content_seen = self.done_seen = True
+        elif event.delta and event.type.endswith(".delta"):
+            self.content_seen = True
+        return True
+
+
+class MessageStream(TypedEventStream):
+    """A messages stream: `message_start`, blocks, `message_delta` with the reason, `message_stop`."""
+
+    __slots__ = ()
+
+    def _read_event(self, data: bytes) -> bool:
+        event = _MESSAGE_EVENT.decode(data)
+        if event.type == "error" or event.error:
+            self.error = event.error or _ANY.decode(data)
+            return False
+        if event.message is not None:
+            self.model = event.message.model or self.model
+            self._count(event.message.usage)
+        self._count(event.usage)
+        if event.type == "message_stop":
+            self.content_seen = self.done_seen = True
+        elif event.delta:
+            reason = event.delta.get("stop_reason")
+            if isinstance(reason, str):
+                self._finish_reason = reason
+            if any(value for name, value in event.delta.items() if name != "type"):
+                self.content_seen = True
+        return True
+
+    def _count(self, counted: WireUsage | None) -> None:
+        """Counts are cumulative; the last events may leave the input out."""
+        usage = counted.usage() if counted is not None else None
+        if counted is None or usage is None:
+            return
+        before = self.usage or Usage(0, 0)
+        self.usage = Usage(
+            usage.input if counted.input_tokens is not None else before.input,
+            usage.output if counted.output_tokens is not None else before.output,
+        )
