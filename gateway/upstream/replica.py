@@ -1,0 +1,70 @@
+"""One address of a backend: what is sent there and how it is doing."""
+
+from __future__ import annotations
+
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from gateway.upstream.balance import seed
+from gateway.upstream.base import Ask
+from gateway.upstream.breaker import Breaker
+from gateway.wire.base import RequestSender
+from policies import schema
+
+
+class Connections(RequestSender, Protocol):
+    """A pool that can be closed when its last request is over."""
+
+    def close(self) -> None: ...
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a replica listens; `http://host:8000/base` without the base."""
+
+    host: str
+    port: int
+    tls: bool
+
+
+def address_of(url: str) -> Address:
+    """The address in a replica's URL; a missing port is the scheme's."""
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    return Address(parts.hostname or "", parts.port or (443 if tls else 80), tls)
+
+
+class Replica:
+    """The bytes of every request's head that never change are made once."""
+
+    __slots__ = ("_after_path", "_before_path", "breaker", "connections", "outstanding", "ready", "seed", "url")
+
+    def __init__(self, url: str, connections: Connections, breaker: schema.Breaker, api_key: str | None) -> None:
+        """Raises ValueError for an address or a key that cannot stand in a request's head."""
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        lines = f" HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+        if api_key is not None:
+            if not (api_key.isascii() and api_key.isprintable()):
+                raise ValueError("an api_key holds characters that no header may carry")
+            lines += f"authorization: Bearer {api_key}\r\n"
+        self.url = url
+        self.connections = connections
+        self.breaker = Breaker(breaker)
+        self.seed = seed(url)
+        self.ready = True
+        """Until a probe says otherwise."""
+        self.outstanding = 0
+        """Attempts under way."""
+        self._before_path = b"POST " + parts.path.rstrip("/").encode("ascii")
+        self._after_path = lines.encode("ascii")
+
+    def request(self, ask: Ask) -> tuple[bytes, ...]:
+        """The whole request: head and body, the body's parts untouched."""
+        body = ask.body
+        length = len(body[0]) if len(body) == 1 else sum(map(len, body))
+        return (b"%b%b%b%bcontent-length: %d\r\n\r\n" % (self._before_path, ask.path, self._after_path, ask.headers, length), *body)
+
+    def usable(self, now: float) -> bool:
+        return self.ready and self.breaker.allows(now)
