@@ -15,7 +15,6 @@ import random
 import signal
 import socket
 import ssl
-from urllib.parse import urlsplit
 
 import msgspec
 import uvloop
@@ -23,7 +22,7 @@ import uvloop
 from gateway import settings as process_settings
 from gateway.exchange.executor import Exchange, Site
 from gateway.exchange.snapshot import Snapshots
-from gateway.link.messages import Discard, Down, Hello, Overlay, Prepare, Prepared, Swap, Swapped
+from gateway.link.messages import Discard, Down, Hello, Overlay, Prepare, Prepared, ReplicaSeen, Swap, Swapped
 from gateway.link.unix import WorkerLink, socket_path
 from gateway.protocol.errors import error_body, kind_of
 from gateway.server.accept import Acceptor
@@ -32,8 +31,10 @@ from gateway.telemetry import logs
 from gateway.telemetry.counters import Counters, Sample
 from gateway.upstream.base import Upstream
 from gateway.upstream.http import HttpUpstream
+from gateway.upstream.kinds import replica_urls
+from gateway.upstream.replica import Address
 from gateway.wire import tls
-from gateway.wire.base import ClientLimits, RequestSender, ServerLimits
+from gateway.wire.base import ClientLimits, ServerLimits
 from gateway.wire.pool import Pool
 from gateway.wire.server import Server
 from gateway.wire.ticker import Ticker
@@ -124,16 +125,16 @@ class Worker:
         server.close()
         live = self.snapshots.current
         drain_s = live.snapshot.policy.server.drain if live is not None else 0.0
-        log.info("draining: %d requests under way, %g s at most", len(self.in_flight), drain_s)
+        log.info("draining", extra={"in_flight": len(self.in_flight), "drain_s": drain_s})
         try:
             await asyncio.wait_for(asyncio.shield(self.server.drain()), drain_s)
         except TimeoutError:
-            log.warning("drain time is over: %d requests are cut off", len(self.in_flight))
+            log.warning("drain time is over: what still runs is cut off", extra={"in_flight": len(self.in_flight)})
             for exchange in list(self.in_flight):
                 exchange.abandon("the gateway is shutting down")
             self.server.close()
         if not await self.link.flush(FLUSH_ON_EXIT_S):
-            log.warning("the controller did not take every record in %g s", FLUSH_ON_EXIT_S)
+            log.warning("the controller did not take every record", extra={"waited_s": FLUSH_ON_EXIT_S})
         await self.link.close()
 
     # The link
@@ -155,13 +156,13 @@ class Worker:
                 for upstream in self.snapshots.upstreams:
                     self._apply_overlay(upstream)
             case _:
-                log.warning("a %s is not for a worker", type(message).__name__)
+                log.warning("a message that is not for a worker", extra={"message_type": type(message).__name__})
 
     def _prepare(self, message: Prepare) -> None:
         try:
             self.snapshots.prepare(compile_policy(decode(message.policy), message.version))
         except Exception as error:
-            log.exception("policy %s cannot be prepared", message.version)
+            log.exception("the policy cannot be prepared", extra={"version": message.version})
             self.link.send(Prepared(message.version, f"{type(error).__name__}: {error}"))
         else:
             self.link.send(Prepared(message.version))
@@ -170,7 +171,7 @@ class Worker:
         try:
             self.snapshots.swap(version)
         except KeyError:
-            log.error("policy %s was to be swapped in but is not prepared", version)
+            log.error("a policy was to be swapped in but is not prepared", extra={"version": version})
             return
         assert self.snapshots.current is not None
         body_max = self.snapshots.current.snapshot.policy.server.body_max
@@ -178,7 +179,7 @@ class Worker:
         # What a policy is made of lives as long as the policy: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
-        log.info("policy %s is in force", version)
+        log.info("policy in force", extra={"version": version})
         self.link.send(Swapped(version))
         self._report_ready()
 
@@ -192,13 +193,13 @@ class Worker:
 
     def _open_upstream(self, backend: schema.Backend) -> Upstream:
         upstream = HttpUpstream(
-            backend,
+            msgspec.structs.replace(backend, replicas=replica_urls(backend, self._settings.embedded_port)),
             loop=self._loop,
             counters=self.counters,
             open_pool=self._open_pool,
             ticker=self.ticker,
-            embedded_port=self._settings.embedded_port,
             share=self._overlay.workers,
+            breaker_turned=lambda name, replica, is_open: self.link.send(ReplicaSeen(name, replica, is_open)),
         )
         self._apply_overlay(upstream)
         return upstream
@@ -207,17 +208,11 @@ class Worker:
         upstream.set_share(self._overlay.workers)
         upstream.set_replicas({state.replica: state.ready for state in self._overlay.replicas if state.backend == upstream.name})
 
-    def _open_pool(self, url: str) -> RequestSender:
-        parts = urlsplit(url)
-        assert parts.hostname is not None
+    def _open_pool(self, address: Address) -> Pool:
         context: ssl.SSLContext | None = None
-        if parts.scheme == "https":
+        if address.tls:
             context = self._upstream_tls = self._upstream_tls or tls.client_context(self._settings.upstream_ca)
-        port = parts.port or (443 if context is not None else 80)
-        return Pool(
-            parts.hostname, port, ssl=context, server_hostname=parts.hostname if context is not None else None,
-            limits=ClientLimits(), loop=self._loop, ticker=self.ticker,
-        )
+        return Pool(address.host, address.port, ssl=context, limits=ClientLimits(), loop=self._loop, ticker=self.ticker)
 
     # Measures
 
@@ -236,6 +231,10 @@ class WireHooks:
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
 
+    def connection_opened(self) -> None: ...
+
+    def connection_closed(self) -> None: ...
+
     def connection_refused(self) -> None:
         self._counters.counter("headgate_connections_refused_total").value += 1
 
@@ -248,21 +247,23 @@ def render_wire_error(status: int, message: str) -> tuple[bytes, bytes]:
     return b"content-type: application/json\r\n", error_body(status, kind_of(status), message)
 
 
-async def main_async(settings: Settings, index: int, data_fd: int, supervisor_fd: int | None) -> None:
+async def serve(settings: Settings, index: int, data_fd: int, supervisor_fd: int | None) -> None:
+    """Run one worker on an inherited listening socket until it has drained."""
     worker = Worker(settings, index, socket.socket(fileno=data_fd))
     await worker.run(None if supervisor_fd is None else socket.socket(fileno=supervisor_fd))
 
 
 def main() -> None:
+    """`python -m gateway.worker`: what the supervisor starts."""
     parser = argparse.ArgumentParser(prog="gateway.worker", description="One data-plane worker; started by the supervisor.")
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--data-fd", type=int, required=True)
     parser.add_argument("--supervisor-fd", type=int)
     args = parser.parse_args()
     settings = process_settings.decode(os.environ[process_settings.ENVIRONMENT_VARIABLE])
-    logs.setup(f"worker-{args.index}", settings.log_format, settings.log_level)
+    logs.configure(format=settings.log_format, level=settings.log_level, process=f"worker-{args.index}")
     gc.set_threshold(*GC_THRESHOLDS)
-    uvloop.run(main_async(settings, args.index, args.data_fd, args.supervisor_fd))
+    uvloop.run(serve(settings, args.index, args.data_fd, args.supervisor_fd))
 
 
 if __name__ == "__main__":

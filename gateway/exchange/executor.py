@@ -150,7 +150,7 @@ class Exchange:
         except StopIteration as stop:
             self._conclude(stop.value)
         except Exception:
-            log.exception("exchange %s: the policy of route %s failed", self.order.exchange_id, self.order.route)
+            log.exception("the policy failed", extra={"exchange_id": self.order.exchange_id, "route": self.order.route})
             self._refuse(ApiError(500, "server_error", "the gateway's policy failed on this request", code="policy_error"))
         finally:
             self._resuming = False
@@ -236,7 +236,9 @@ class Exchange:
         if self._alive is not None and self._alive.spoke:
             reply.write(held)
         else:
-            reply.start(200, self._head(b"text/event-stream; charset=utf-8", leg.target.backend.name) + b"cache-control: no-cache\r\n", held)
+            reply.start(
+                200, self._head(b"text/event-stream; charset=utf-8", leg.target.backend.name) + b"cache-control: no-cache\r\n", held
+            )
         if self._alive is not None:
             self._alive.stop()
         if leg.ended_at is not None:
@@ -262,7 +264,7 @@ class Exchange:
         assert leg is not None
         problem = self._client_error(leg, error)
         self.code, self.error = problem.status, problem.message
-        self._reply.end(error_event(self.body.endpoint, problem.kind, problem.message, problem.code))
+        self._reply.end(error_event(self.body.endpoint, problem.kind, problem.message, code=problem.code))
         self._close()
 
     def _refuse(self, problem: ApiError) -> None:
@@ -272,7 +274,7 @@ class Exchange:
         self._stop_losers()
         self.code, self.error = problem.status, problem.message
         if self._alive is not None and self._alive.spoke:
-            self._reply.end(error_event(self.body.endpoint, problem.kind, problem.message, problem.code))
+            self._reply.end(error_event(self.body.endpoint, problem.kind, problem.message, code=problem.code))
         else:
             body = error_body(problem.status, problem.kind, problem.message, problem.param, problem.code)
             backend = "" if self._answer is None else self._answer.target.backend.name
@@ -339,7 +341,7 @@ class Exchange:
         self.code, self.error = 503, message
         for leg in self.legs:
             leg.cancel()
-        self._reply.end(error_event(self.body.endpoint, problem.kind, message, problem.code))
+        self._reply.end(error_event(self.body.endpoint, problem.kind, message, code=problem.code))
         self._close()
 
     def _overhead(self, now: float) -> float:
@@ -374,7 +376,7 @@ class Exchange:
         try:
             self._site.emit(exchange_record(self, now, overhead))
         except Exception:
-            log.exception("exchange %s: no record could be made", order.exchange_id)
+            log.exception("no record could be made", extra={"exchange_id": order.exchange_id})
         self._site.in_flight.discard(self)
         order.release()
         order.plan.close()

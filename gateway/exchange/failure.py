@@ -35,7 +35,9 @@ def api_error(error: CallError, backend: str, endpoint: str) -> ApiError:
         case "timeout_connect":
             return ApiError(504, "server_error", message, code="backend_timeout")
         case "unready" | "breaker_open":
-            return ApiError(503, "server_error", message, code="backend_unavailable", headers=retry_lines(error.retry_after_s or RETRY_AFTER_S))
+            return ApiError(
+                503, "server_error", message, code="backend_unavailable", headers=retry_lines(error.retry_after_s or RETRY_AFTER_S)
+            )
         case "queue_full" | "queue_timeout":
             return ApiError(503, "server_error", message, code="overloaded", headers=retry_lines(error.retry_after_s or RETRY_AFTER_S))
         case _:
@@ -47,7 +49,9 @@ def _status_error(error: CallError, message: str, endpoint: str) -> ApiError:
     if error.request_at_fault:
         return ApiError(status, "invalid_request_error", error.message)
     if status == 429:
-        return ApiError(429, "rate_limit_error", message, code="backend_rate_limited", headers=retry_lines(error.retry_after_s or RETRY_AFTER_S))
+        return ApiError(
+            429, "rate_limit_error", message, code="backend_rate_limited", headers=retry_lines(error.retry_after_s or RETRY_AFTER_S)
+        )
     if status == 503:
         return ApiError(503, "server_error", message, code="backend_unavailable", headers=retry_lines(error.retry_after_s or RETRY_AFTER_S))
     if status == 504:

@@ -15,7 +15,8 @@ from gateway.exchange.recording import ContentKeeper
 from gateway.exchange.snapshot import Live, Snapshots
 from gateway.protocol.body import Body, decode
 from gateway.protocol.errors import error_body
-from gateway.server.models import answer_model, answer_models
+from gateway.protocol.models import render_models
+from gateway.server.models import answer_model
 from gateway.server.refusal import refusal_record
 from gateway.telemetry.trace_context import TraceContext, continue_trace
 from gateway.wire.base import Reply, Request
@@ -160,7 +161,7 @@ class Acceptor:
                 raise ApiError(405, "invalid_request_error", f"{path.decode('latin-1')} takes GET", headers=b"allow: GET, HEAD\r\n")
             live = in_force(live)
             names = live.snapshot.models(authenticate(request, live))
-            answer = answer_models(names) if path == MODELS else answer_model(path[len(MODELS) + 1 :], names)
+            answer = render_models(names) if path == MODELS else answer_model(path[len(MODELS) + 1 :], names)
             reply.send(200, line + b"content-type: application/json\r\n", answer)
             return
         raise ApiError(404, "invalid_request_error", f"there is no {path.decode('latin-1')}; see /v1/models", code="not_found")
@@ -195,7 +196,10 @@ def authenticate(request: Request, live: Live) -> schema.Key | None:
         raise ApiError(401, "authentication_error", "an API key is needed: Authorization: Bearer KEY", code="missing_api_key")
     if not is_loopback(request.peer):
         raise ApiError(
-            401, "authentication_error", "the policy has no keys, so only this machine may ask (or set server.anonymous)", code="loopback_only"
+            401,
+            "authentication_error",
+            "the policy has no keys, so only this machine may ask (or set server.anonymous)",
+            code="loopback_only",
         )
     return None
 
@@ -213,9 +217,12 @@ def is_loopback(peer: str) -> bool:
 
 
 def no_route(decision: NoRoute, model: str) -> ApiError:
+    """Why no route takes a request, in the client's words."""
     if decision.why == "permission":
         return ApiError(403, "permission_error", f"this key may not use the model {model!r}", param="model", code="model_not_allowed")
-    return ApiError(404, "invalid_request_error", f"the model {model!r} does not exist; see /v1/models", param="model", code="model_not_found")
+    return ApiError(
+        404, "invalid_request_error", f"the model {model!r} does not exist; see /v1/models", param="model", code="model_not_found"
+    )
 
 
 def check_conversation(body: Body, decision: Decision) -> None:
