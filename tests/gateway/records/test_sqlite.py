@@ -1,0 +1,228 @@
+"""What only a store on a disk can get wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import sqlite3
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import StoreError
+from gateway.records import sqlite
+from gateway.records.sqlite import SCHEMA_VERSION, SqliteStore
+from tests.gateway.records.examples import RECORD, content, record
+
+ALL = 1 << 60
+
+WRITER = """
+import asyncio, sys
+from gateway.records.sqlite import SqliteStore
+from tests.gateway.records.examples import content, record
+
+async def main(path):
+    store = SqliteStore(path)
+    for batch in range(1_000_000):
+        await store.add([record(batch * 10 + n, content=content(b"x" * 20_000)) for n in range(10)])
+        print(batch, flush=True)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "records.sqlite")
+
+
+@pytest.mark.parametrize("kill_after", [1, 7, 20])
+async def test_a_killed_writer_leaves_every_acknowledged_batch_whole(path: str, kill_after: int) -> None:
+    writer = await asyncio.create_subprocess_exec(sys.executable, "-c", WRITER, path, stdout=asyncio.subprocess.PIPE)
+    assert writer.stdout is not None
+    acknowledged = -1
+    while acknowledged < kill_after:
+        acknowledged = int(await writer.stdout.readline())
+    os.kill(writer.pid, signal.SIGKILL)
+    rest = await writer.stdout.read()
+    await writer.wait()
+    # The last line may be cut by the kill; only a whole one is an acknowledgement.
+    acknowledged = max([acknowledged, *map(int, rest.rpartition(b"\n")[0].split())])
+
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        stored = connection.execute("SELECT count(*) FROM records").fetchone()[0]
+    assert stored % 10 == 0, "half a batch"
+    assert stored >= (acknowledged + 1) * 10
+    store = SqliteStore(path)
+    for number in range((acknowledged + 1) * 10):
+        assert await store.get(f"ex-{number}") == record(number, content=content(b"x" * 20_000))
+    await store.add([record(-1)])
+    await store.close()
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond `size`: to SQLite, a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_full_disk_is_an_error_and_the_store_recovers_by_itself(path: str) -> None:
+    store = SqliteStore(path)
+    await store.add([record(1)])
+    with file_size_limit(os.stat(path + "-wal").st_size + 10_000):
+        for _ in range(3):
+            with pytest.raises(StoreError, match=r"records\.sqlite"):
+                await store.add([record(n, content=content(b"x" * 100_000)) for n in (2, 3)])
+        assert await store.get("ex-1") == record(1)
+    assert await store.get("ex-2") is None
+    assert await store.add([record(2), record(3)]) == 2
+    assert (await store.stats()).records == 3
+    await store.close()
+
+
+async def test_a_folder_that_is_not_there_is_an_error_until_it_is(tmp_path: Path) -> None:
+    store = SqliteStore(str(tmp_path / "later" / "records.sqlite"))
+    with pytest.raises(StoreError, match="later"):
+        await store.open()
+    (tmp_path / "later").mkdir()
+    assert await store.add([RECORD]) == 1
+    await store.close()
+
+
+async def test_a_read_only_store_is_an_error(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    writable = sqlite3.connect
+    store = SqliteStore(path)
+    await store.add([record(1)])
+    await store.close()
+
+    def read_only(database: str, **options: float) -> sqlite3.Connection:
+        return writable(f"file:{database}?mode=ro", uri=True, **options)  # type: ignore[call-overload,no-any-return]
+
+    monkeypatch.setattr(sqlite.sqlite3, "connect", read_only)
+    with pytest.raises(StoreError, match="readonly"):
+        await store.add([record(2)])
+    monkeypatch.undo()
+    assert await store.add([record(2)]) == 1
+    await store.close()
+
+
+def content_of(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+async def test_a_file_of_a_newer_headgate_is_refused_and_left_alone(path: str) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.executescript(f"CREATE TABLE later (a); PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    before = content_of(path)
+    store = SqliteStore(path)
+    with pytest.raises(StoreError, match="newer"):
+        await store.open()
+    with pytest.raises(StoreError, match="newer"):
+        await store.add([RECORD])
+    assert content_of(path) == before
+
+
+@pytest.mark.parametrize("garbage", [b"not a database" * 100, b"\x00" * 5000])
+def test_a_file_that_is_no_store_is_refused(path: str, garbage: bytes) -> None:
+    Path(path).write_bytes(garbage)
+    with pytest.raises(StoreError, match="not a database"):
+        asyncio.run(SqliteStore(path).open())
+
+
+async def test_another_programs_database_is_refused(path: str) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE theirs (a)")
+    with pytest.raises(StoreError, match="not a record store"):
+        await SqliteStore(path).open()
+
+
+async def test_a_record_that_cannot_be_read_is_an_error_of_its_own(path: str) -> None:
+    store = SqliteStore(path)
+    await store.add([record(1), record(2)])
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE records SET body = x'93' WHERE exchange_id = 'ex-1'")
+    with pytest.raises(StoreError, match="cannot be read"):
+        await store.get("ex-1")
+    assert await store.get("ex-2") == record(2)
+    await store.close()
+
+
+async def test_only_its_owner_may_read_it(path: str) -> None:
+    store = SqliteStore(path)
+    await store.add([RECORD])
+    for suffix in ("", "-wal", "-shm"):
+        assert stat.S_IMODE(os.stat(path + suffix).st_mode) == 0o600
+    await store.close()
+
+
+async def test_pruning_gives_room_back_to_the_file_system(path: str) -> None:
+    store = SqliteStore(path)
+    for start in range(0, 100, 10):
+        await store.add([record(start + n, content=content(os.urandom(100_000))) for n in range(10)])
+    await store.close()  # with the log in the file
+    full = os.stat(path).st_size
+    more = True
+    while more:
+        more = (await store.prune(started_before=record(90).started_at, bytes_max=ALL)).more
+    await store.close()
+    assert (await store.stats()).records == 10
+    assert os.stat(path).st_size < full / 5
+    await store.close()
+
+
+async def test_the_event_loop_goes_on_while_the_store_waits_for_a_lock(path: str) -> None:
+    store = SqliteStore(path)
+    await store.open()
+    locked = sqlite3.connect(path, isolation_level=None)
+    locked.execute("BEGIN IMMEDIATE")
+    adding = asyncio.ensure_future(store.add([RECORD]))
+    for _ in range(1_000):
+        await asyncio.sleep(0)
+    assert not adding.done()
+    locked.execute("COMMIT")
+    assert await adding == 1
+    locked.close()
+    await store.close()
+
+
+async def test_operations_that_wait_are_bounded(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "CALLS_MAX", 2)
+    store = SqliteStore(path)
+    release = threading.Event()
+    monkeypatch.setattr(store, "_stats", lambda connection: release.wait(10))
+    waiting = [asyncio.ensure_future(store.stats()) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(StoreError, match="wait for the record store"):
+        await store.get("ex-1")
+    release.set()
+    await asyncio.gather(*waiting)
+    assert await store.get("ex-1") is None
+    await store.close()
+
+
+async def test_searches_use_the_indexes(path: str) -> None:
+    store = SqliteStore(path)
+    await store.open()
+    with sqlite3.connect(path) as connection:
+        for where, index in (
+            ("WHERE exchange_id = 'a'", "sqlite_autoindex"),
+            ("ORDER BY started_at DESC LIMIT 5", "records_by_time"),
+            ("WHERE route = 'a' AND started_at >= 1 ORDER BY started_at DESC LIMIT 5", "records_by_route"),
+        ):
+            plan = str(connection.execute(f"EXPLAIN QUERY PLAN SELECT body FROM records {where}").fetchall())
+            assert index in plan
+            assert "TEMP B-TREE" not in plan
+    await store.close()
