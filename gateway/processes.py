@@ -18,6 +18,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 import msgspec
 
@@ -53,8 +54,8 @@ class ProcessSpec(msgspec.Struct, frozen=True):
     """Gets `--supervisor-fd N`, reports on it and exits at its end. False for a program that knows nothing of Headgate."""
     drains_first: bool = False
     """Stopped before the others, with all the time that `server.drain` gives."""
-    once: bool = False
-    """Not started again: when it exits, everything stops with its exit code."""
+    on_exit: Literal["restart", "leave", "stop_all"] = "restart"
+    """`leave`: not started again; `stop_all`: everything stops, with its exit code."""
 
 
 class Child:
@@ -135,7 +136,7 @@ class Child:
 
 
 class Supervisor:
-    """Keeps processes alive until a signal, or the end of a `once` process, stops them."""
+    """Keeps processes alive until a signal, or the end of a `stop_all` process, stops them."""
 
     def __init__(
         self,
@@ -161,7 +162,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Block until all is stopped; the exit code is 0, 1 (gave up, or had to kill), 130 (killed by a second Ctrl-C) or that
-        of a `once` process. Must run in the main thread, since it takes the signals."""
+        of a `stop_all` process. Must run in the main thread, since it takes the signals."""
         wake_read, wake_write = socket.socketpair()
         for side in (wake_read, wake_write):
             side.setblocking(False)
@@ -241,9 +242,11 @@ class Supervisor:
             child.process, child.ready = None, False
             if self._stopping is not None:
                 log.debug("%s exited (%s)", child.spec.name, describe_exit(code))
-            elif child.spec.once:
+            elif child.spec.on_exit == "stop_all":
                 self._exit_code = code if code >= 0 else 1
                 self._stop()
+            elif child.spec.on_exit == "leave":
+                self._children.remove(child)
             else:
                 self._died(child, code)
 

@@ -93,8 +93,16 @@ def gateway_specs(settings: Settings, sockets: Mapping[str, socket.socket], *, l
     return [controller, *workers], embedded
 
 
-def serve(settings: Settings, *, on_ready: Callable[[Settings], None], also: Iterable[ProcessSpec] = ()) -> int:
-    """Run a gateway until it is told to stop. Raises StartError where it cannot start."""
+def nothing_more(settings: Settings) -> Iterable[ProcessSpec]:
+    """Only the gateway is run."""
+    return ()
+
+
+def serve(
+    settings: Settings, *, on_ready: Callable[[Settings], None], also: Callable[[Settings], Iterable[ProcessSpec]] = nothing_more
+) -> int:
+    """Run a gateway until it is told to stop, and what `also` names beside it; both callbacks are given the ports that it got.
+    Raises StartError where it cannot start."""
     lock = lock_state_dir(settings.state_dir)
     sockets: dict[str, socket.socket] = {}
     try:
@@ -114,7 +122,7 @@ def serve(settings: Settings, *, on_ready: Callable[[Settings], None], also: Ite
         )
         specs, embedded = gateway_specs(settings, sockets, lock=lock)
         return Supervisor(
-            [*specs, *also],
+            [*specs, *also(settings)],
             engines={"embedded": embedded},
             listeners=[sockets["data"]],
             drain_s=settings.drain_s,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from gateway import supervisor
@@ -13,7 +12,6 @@ from gateway.cli import places
 from gateway.cli.options import add_option, between, choice, port
 from gateway.cli.output import USAGE, CommandError, hint
 from gateway.cli.policy_file import load_or_fail
-from gateway.processes import ProcessSpec
 from gateway.settings import Settings
 from gateway.telemetry import logs
 from policies.schema import Policy
@@ -49,15 +47,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return serve(args, Path(args.policy))
-
-
-def serve(args: argparse.Namespace, path: Path, *, also: Iterable[ProcessSpec] = ()) -> int:
-    """Run a gateway on the policy at `path`, with what else is to run beside it."""
-    policy = load_or_fail(str(path)).policy
-    settings = settings_of(args, path, policy)
+    path = Path(args.policy)
+    settings = settings_of(args, path, load_or_fail(str(path)).policy)
     logs.configure(format=settings.log_format, level=settings.log_level, process="supervisor")
-    return supervisor.serve(settings, on_ready=announce, also=also)
+    return supervisor.serve(settings, on_ready=announce)
 
 
 def settings_of(args: argparse.Namespace, path: Path, policy: Policy) -> Settings:

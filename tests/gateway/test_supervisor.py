@@ -211,10 +211,18 @@ def test_children_do_not_outlive_a_killed_supervisor(run: Any) -> None:
     assert {gateway.expect("controller was left"), gateway.expect("worker-0 was left")}
 
 
-def test_the_end_of_a_once_process_ends_everything_with_its_code(run: Any) -> None:
-    gateway = run(child("controller"), child("tour", "fails", once=True))
+def test_the_end_of_a_stop_all_process_ends_everything_with_its_code(run: Any) -> None:
+    gateway = run(child("controller"), child("tour", "fails", on_exit="stop_all"))
     assert gateway.process.wait(10) == 3
     assert "controller drains" in gateway.rest()
+
+
+def test_a_process_may_end_and_be_left_so(run: Any) -> None:
+    gateway = run(child("controller"), child("tour", "fails", tethered=False, on_exit="leave"), child("worker-0"))
+    gateway.expect("all ready")
+    gateway.process.send_signal(signal.SIGTERM)
+    assert gateway.process.wait(10) == 0
+    assert not [line for line in gateway.rest() if "tour" in line]
 
 
 @pytest.mark.parametrize(("failures", "expected"), [(1, 0.1), (2, 0.2), (4, 0.8), (8, BACKOFF_MAX_S), (10_000, BACKOFF_MAX_S)])
@@ -281,5 +289,5 @@ def test_specs_hand_each_process_its_own_sockets(tmp_path: Path) -> None:
 
 
 def test_a_supervisor_with_nothing_to_do_stops_on_a_signal() -> None:
-    spec = ProcessSpec("once", "once", (sys.executable, "-c", "raise SystemExit(7)"), tethered=False, once=True)
+    spec = ProcessSpec("once", "once", (sys.executable, "-c", "raise SystemExit(7)"), tethered=False, on_exit="stop_all")
     assert Supervisor([spec]).run() == 7
