@@ -199,10 +199,13 @@ class Worker:
             open_pool=self._open_pool,
             ticker=self.ticker,
             share=self._overlay.workers,
-            breaker_turned=lambda name, replica, is_open: self.link.send(ReplicaSeen(name, replica, is_open)),
+            breaker_turned=self._breaker_turned,
         )
         self._apply_overlay(upstream)
         return upstream
+
+    def _breaker_turned(self, backend: str, replica: str, is_open: bool) -> None:
+        self.link.send(ReplicaSeen(backend, replica, is_open))
 
     def _apply_overlay(self, upstream: Upstream) -> None:
         upstream.set_share(self._overlay.workers)
