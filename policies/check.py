@@ -89,4 +89,4 @@ def _check_redaction(findings: Findings, path: str, rule: str) -> None:
         return
     fault = pattern_fault(rule.removeprefix("regex:"))
     if fault:
-        findings.error(path, f"the regular expression {fault}")
+        findings.error(path, f"the pattern {fault}")

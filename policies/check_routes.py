@@ -56,7 +56,7 @@ def _check_match(findings: Findings, path: str, match: Match) -> None:
         parts = [f"{path}.{name}" for name in ("models", "keys", "headers") if findings.written(f"{path}.{name}")]
         if not parts:
             findings.error(path, "a match needs models, keys or headers")
-        for part in parts:
+        for part in filter(findings.complete, parts):
             findings.error(part, "is empty and matches nothing")
         return
     if findings.written(f"{path}.models") and not match.models:

@@ -78,7 +78,7 @@ class Report:
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """`did you mean "small"?`, or "" where nothing is near."""
-    found = get_close_matches(word[:_WORD_MAX], list(words), n=1, cutoff=0.6)
+    found = [] if word.isdigit() else get_close_matches(word[:_WORD_MAX], list(words), n=1, cutoff=0.6)
     return f'did you mean "{found[0]}"?' if found else ""
 
 

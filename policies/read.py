@@ -117,8 +117,8 @@ class _Reader:
         if name == "<<":
             self._report.add(at, here, "merge keys are not part of YAML 1.2", "give the whole value an anchor instead")
             return ""
-        words = [field.name for field in shape.fields] + list(shape.later)
-        hint = nearest(name, words) or _belongs(name, self._shape)
+        words = [field.name for field in shape.fields]
+        hint = nearest(name, (*words, *shape.later)) or _belongs(name, self._shape)
         self._report.add(at, here, "unknown key", hint or f"known here: {', '.join(words)}")
         return next((word for word in words if f'"{word}"' in hint), "")
 
@@ -133,6 +133,7 @@ class _Reader:
             if shape.key.pattern and not re.fullmatch(shape.key.pattern, name):
                 self._report.add(entry.at, here, f"{shown(name)} is no {shape.key.called}: {shape.key.words}")
                 self._faulty.add(here)
+                self._incomplete.add(path)
                 continue
             value = self._read(entry.node, shape.item, here)
             values[name] = _neutral(shape.item) if value is _BAD else value
@@ -249,7 +250,9 @@ class _Reader:
 
 def _belongs(name: str, shape: Group) -> str:
     """`it belongs in routes[]` for a word that is known elsewhere."""
-    places = sorted(path or "the top level" for path, group in groups(shape) if name in [f.name for f in group.fields])
+    places = sorted(
+        path or "the top level" for path, group in groups(shape) if name in (*(field.name for field in group.fields), *group.later)
+    )
     return f"it belongs in {places[0]}" if places and name != "name" else ""
 
 

@@ -41,7 +41,7 @@ HeaderName: TypeAlias = Annotated[
     str,
     Meta(
         pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$",
-        extra={"called": "header name", "words": "what HTTP allows in the name of a header, at most 64 long"},
+        extra={"called": "header name", "words": "letters, digits, '-' and the other signs that HTTP allows, at most 64"},
     ),
 ]
 
