@@ -11,6 +11,8 @@ from gateway.protocol.usage import WireUsage
 
 CHOICES_MAX = 4096
 """Choices of one stream."""
+LEARNINGS_MAX = 100
+"""Times that a stream is learned anew: some engines put the second into every chunk."""
 DONE = b"data: [DONE]\n\n"
 
 _NULL_FINISH = b',"finish_reason":null'
@@ -31,21 +33,37 @@ class _Chunk(msgspec.Struct):
     model: str | None = None
 
 
-class _OpeningChoice(_Choice):
+class _Logprobs(msgspec.Struct):
+    """The entries alone are counted: chat has `content` and `refusal`, completions have `tokens` (llama-server: `content`)."""
+
+    content: list[msgspec.Raw] | None = None
+    refusal: list[msgspec.Raw] | None = None
+    tokens: list[msgspec.Raw] | None = None
+
+
+class _FullChoice(_Choice):
     delta: dict[str, Any] | None = None
     text: str | None = None
+    logprobs: _Logprobs | None = None
+
+    def tokens(self) -> int:
+        if (found := self.logprobs) is not None:
+            entries = len(found.content or ()) + len(found.refusal or ()) + len(found.tokens or ())
+            if entries:
+                return entries
+        return int(self.has_content())
 
     def has_content(self) -> bool:
         """Some text, reasoning, refusal or tool call, under whatever name; a role is none."""
         return bool(self.text) or (self.delta is not None and any(value for name, value in self.delta.items() if name != "role"))
 
 
-class _OpeningChunk(msgspec.Struct):
-    choices: list[_OpeningChoice] | None = None
+class _FullChunk(_Chunk):
+    choices: list[_FullChoice] | None = None  # type: ignore[assignment]  # a chunk is read, never written to
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
-_OPENING_CHUNK = msgspec.json.Decoder(_OpeningChunk)
+_FULL_CHUNK = msgspec.json.Decoder(_FullChunk)
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -58,7 +76,7 @@ class ChunkStream(StreamReader):
     Everything else is parsed.
     """
 
-    __slots__ = ("_choices", "_finished", "_prefix", "_strip_usage", "_suffix", "_unparsed")
+    __slots__ = ("_choices", "_finished", "_learnings", "_prefix", "_strip_usage", "_suffix", "_unparsed")
 
     def __init__(self, choices: int, strip_usage: bool) -> None:
         super().__init__()
@@ -67,6 +85,7 @@ class ChunkStream(StreamReader):
         self._finished: dict[int, str] = {}
         """Why each choice that was seen ended; "" while it has not."""
         self._prefix = self._suffix = b""
+        self._learnings = 0
         self._unparsed = False
         """An event may begin now, and one that is like the learned one needs no parsing."""
 
@@ -79,51 +98,54 @@ class ChunkStream(StreamReader):
     def whole(self) -> bool:
         """Every choice has had its finish_reason. Without `[DONE]` that is every choice asked for; with it, every choice that
         the backend began (Ollama ignores `n`)."""
-        if self.broken or self.error is not None or not self._all_finished():
+        if self.failed or not self._all_finished():
             return False
         return self.done_seen or len(self._finished) >= self._choices
 
     def feed(self, data: bytes) -> bytes:
-        if self._unparsed and 0x0D not in data:
-            prefix, start = self._prefix, 0
-            while data.startswith(prefix, start):
-                end = data.find(b"\n", start) + 2
-                if not data.endswith(self._suffix, start, end):
-                    break
-                if end == len(data):
-                    return data
-                start = end
+        if self._unparsed and (
+            (data.endswith(self._suffix) and data.startswith(self._prefix) and data.find(b"\n") == len(data) - 2 and 0x0D not in data)
+            or self._are_like_learned(data)
+        ):
+            return data
         out = super().feed(data)
-        self._unparsed = bool(self._prefix) and self._kept and not self._splitter.tail and self.error is None and not self.broken
+        self._unparsed = bool(self._prefix) and self._kept and not self._splitter.tail and not self.failed
         return out
 
-    def _is_like_learned(self, event: bytes) -> bool:
-        """One event, of one line, that needs no parsing."""
-        return event.endswith(self._suffix) and event.startswith(self._prefix) and event.find(b"\n") == len(event) - 2 and 0x0D not in event
+    def _are_like_learned(self, data: bytes) -> bool:
+        """Whole events, each a line that needs no parsing."""
+        prefix, suffix = self._prefix, self._suffix
+        start = 0
+        while data.startswith(prefix, start):
+            end = data.find(b"\n", start) + 2
+            if not data.endswith(suffix, start, end):
+                return False
+            if end == len(data):
+                return 0x0D not in data
+            start = end
+        return False
 
     def _all_finished(self) -> bool:
         return bool(self._finished) and all(self._finished.values())
 
     def _read(self, event: bytes, data: bytes) -> bool:
-        if self._prefix and self._is_like_learned(event):
+        if self._prefix and self._are_like_learned(event):
             return True
         if data == b"[DONE]":
             if not self._all_finished():
-                self.broken = "the stream said [DONE] before every choice had its finish_reason"
-                return False
+                return self._break("the stream said [DONE] before every choice had its finish_reason")
             self.done_seen = True
             return True
         try:
-            chunk = _CHUNK.decode(data)
+            chunk = (_CHUNK if self._committed else _FULL_CHUNK).decode(data)
             if chunk.error or chunk.object == "error":
-                self.error = chunk.error or _OBJECT.decode(data)
-                return False
-            if not self.content_seen and chunk.choices:
-                opening = _OPENING_CHUNK.decode(data).choices or ()
-                self.content_seen = any(choice.finish_reason or choice.has_content() for choice in opening)
+                return self._fail(chunk.error or _OBJECT.decode(data))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self.broken = "an event of the stream is not a chunk of the API"
-            return False
+            return self._break("an event of the stream is not a chunk of the API")
+        if isinstance(chunk, _FullChunk):
+            for choice in chunk.choices or ():
+                self.tokens += choice.tokens()
+                self.content_seen = self.content_seen or bool(choice.finish_reason) or choice.has_content()
         return self._note(chunk, event)
 
     def _note(self, chunk: _Chunk, event: bytes) -> bool:
@@ -139,15 +161,20 @@ class ChunkStream(StreamReader):
             if choice.finish_reason or index not in finished:
                 finished[index] = choice.finish_reason or ""
         if len(finished) > CHOICES_MAX:
-            self.broken = f"the stream has more than {CHOICES_MAX} choices"
-            return False
-        if self.content_seen and self._choices == len(finished) == len(chunk.choices) == 1 and not chunk.choices[0].finish_reason:
+            return self._break(f"the stream has more than {CHOICES_MAX} choices")
+        if (
+            self._committed
+            and self._learnings < LEARNINGS_MAX
+            and self._choices == len(finished) == len(chunk.choices) == 1
+            and not chunk.choices[0].finish_reason
+        ):
             self._learn(event)
         return True
 
     def _learn(self, event: bytes) -> None:
         """Take the beginning and the end of this chunk as those of a chunk that needs no parsing. What is left when the rest is
         cut out must be a chunk of one choice that has not finished: so the beginning leads into the choice, and the end out."""
+        self._learnings += 1
         start = event.find(b'"choices":[{') + 12
         finish = event.rfind(_NULL_FINISH)
         if finish >= start:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway.protocol.errors import error_message
 from gateway.protocol.sse import BOM, EventSplitter, event_data, is_line_end
 from gateway.protocol.usage import Usage
 
@@ -17,7 +18,20 @@ class StreamReader:
     After `error` or `broken` nothing more comes out. The result does not depend on how the stream was cut into reads.
     """
 
-    __slots__ = ("_kept", "_opening", "_splitter", "broken", "content_seen", "done_seen", "error", "model", "usage")
+    __slots__ = (
+        "_committed",
+        "_kept",
+        "_opening",
+        "_splitter",
+        "broken",
+        "content_seen",
+        "done_seen",
+        "error",
+        "failed",
+        "model",
+        "tokens",
+        "usage",
+    )
 
     def __init__(self) -> None:
         self._splitter = EventSplitter()
@@ -25,14 +39,19 @@ class StreamReader:
         """No event has been seen: a byte order mark may come."""
         self._kept = True
         """The last event was passed on."""
-        self.broken = ""
-        """Why this is not the stream it had to be; "" while it is."""
+        self._committed = False
+        self.failed = False
+        """`broken` or `error` is set."""
+        self.broken: str | None = None
+        """Why this is not the stream it had to be."""
+        self.error: str | None = None
+        """The error that the backend sent within the stream, which is not passed on."""
         self.content_seen = False
         """An event with content, or with the end of a choice, has been seen. One that only names the role is not."""
         self.done_seen = False
         """The stream said that it is over."""
-        self.error: Any = None
-        """The error that the backend sent within the stream: an object or a text. It is not passed on."""
+        self.tokens = 0
+        """Tokens of content before `commit`: the log-probability entries where the backend gives them, else the events."""
         self.model = ""
         """The model as the backend names it."""
         self.usage: Usage | None = None
@@ -47,9 +66,13 @@ class StreamReader:
         """Nothing of the reply is missing."""
         raise NotImplementedError
 
+    def commit(self) -> None:
+        """Nobody asks for `tokens` any more: what need not be parsed is not."""
+        self._committed = True
+
     def feed(self, data: bytes) -> bytes:
         """Take what one read brought; returns what the client may be given now, the same object where that is all of it."""
-        if self.broken or self.error is not None:
+        if self.failed:
             return b""
         splitter = self._splitter
         altered = bool(splitter.tail)
@@ -59,27 +82,28 @@ class StreamReader:
                 kept.append(event)
             else:
                 altered = True
-                if self.broken or self.error is not None:
+                if self.failed:
                     splitter.tail.clear()
                     break
         if splitter.tail:
             altered = True
             if len(splitter.tail) > EVENT_BYTES_MAX:
-                self.broken = f"an event of the stream is larger than {EVENT_BYTES_MAX} bytes"
                 splitter.tail.clear()
+                self._break(f"an event of the stream is larger than {EVENT_BYTES_MAX} bytes")
         return b"".join(kept) if altered else data
 
     def end(self) -> bytes:
         """The stream has ended; returns what the client must still be given. An event that lacks only its blank line gets it;
         half of one is dropped."""
-        out = b""
         tail = bytes(self._splitter.tail)
-        if tail and not self.broken and self.error is None:
+        out = b""
+        if tail and not self.failed:
             self._splitter.tail.clear()
             event = tail + (b"\n" if tail.endswith(b"\n") else b"\n\n")
             if self._keeps(event):
                 out = event
-            self.broken = ""
+            if self.broken is not None:
+                self.broken, self.failed = None, False
         return out + self._ending()
 
     def _keeps(self, event: bytes) -> bool:
@@ -94,6 +118,16 @@ class StreamReader:
     def _read(self, event: bytes, data: bytes) -> bool:
         """Take note of an event that has data; False if the client must not get it."""
         raise NotImplementedError
+
+    def _break(self, why: str) -> bool:
+        """The stream is not what it had to be; False, since what shows it is not for the client."""
+        self.broken, self.failed = why, True
+        return False
+
+    def _fail(self, error: Any) -> bool:
+        """The backend sent an error object or text; False, since the client is told of it in our words."""
+        self.error, self.failed = error_message(error) or "an error without a message", True
+        return False
 
     def _ending(self) -> bytes:
         """What a whole stream still lacks."""

@@ -9,8 +9,6 @@ import msgspec
 from gateway.protocol.reader import StreamReader
 from gateway.protocol.usage import Usage, WireUsage
 
-_NOT_AN_EVENT = "an event of the stream is not one of the API"
-
 
 class _Incomplete(msgspec.Struct):
     reason: str | None = None
@@ -65,7 +63,7 @@ class TypedEventStream(StreamReader):
     @property
     def whole(self) -> bool:
         """The event that ends the stream has come."""
-        return self.done_seen and not self.broken and self.error is None
+        return self.done_seen and not self.failed
 
     def _read(self, event: bytes, data: bytes) -> bool:
         if data == b"[DONE]":
@@ -73,8 +71,11 @@ class TypedEventStream(StreamReader):
         try:
             return self._read_event(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self.broken = _NOT_AN_EVENT
-            return False
+            return self._break("an event of the stream is not one of the API")
+
+    def _count_token(self) -> None:
+        self.content_seen = True
+        self.tokens += 1
 
     def _read_event(self, data: bytes) -> bool:
         raise NotImplementedError
@@ -89,11 +90,9 @@ class ResponseStream(TypedEventStream):
         event = _RESPONSE_EVENT.decode(data)
         response = event.response
         if event.type == "error" or event.error:
-            self.error = event.error or _ANY.decode(data)
-            return False
+            return self._fail(event.error or _ANY.decode(data))
         if event.type == "response.failed":
-            self.error = (response is not None and response.error) or {"message": "the response failed"}
-            return False
+            return self._fail(response.error if response is not None else None)
         if response is not None:
             self.model = response.model or self.model
             if response.usage is not None:
@@ -103,7 +102,7 @@ class ResponseStream(TypedEventStream):
             self._finish_reason = (incomplete is not None and incomplete.reason) or event.type.removeprefix("response.")
             self.content_seen = self.done_seen = True
         elif event.delta and event.type.endswith(".delta"):
-            self.content_seen = True
+            self._count_token()
         return True
 
 
@@ -115,12 +114,11 @@ class MessageStream(TypedEventStream):
     def _read_event(self, data: bytes) -> bool:
         event = _MESSAGE_EVENT.decode(data)
         if event.type == "error" or event.error:
-            self.error = event.error or _ANY.decode(data)
-            return False
+            return self._fail(event.error or _ANY.decode(data))
         if event.message is not None:
             self.model = event.message.model or self.model
-            self._count(event.message.usage)
-        self._count(event.usage)
+            self._add_usage(event.message.usage)
+        self._add_usage(event.usage)
         if event.type == "message_stop":
             self.content_seen = self.done_seen = True
         elif event.delta:
@@ -128,10 +126,10 @@ class MessageStream(TypedEventStream):
             if isinstance(reason, str):
                 self._finish_reason = reason
             if any(value for name, value in event.delta.items() if name != "type"):
-                self.content_seen = True
+                self._count_token()
         return True
 
-    def _count(self, counted: WireUsage | None) -> None:
+    def _add_usage(self, counted: WireUsage | None) -> None:
         """Counts are cumulative; the last events may leave the input out."""
         usage = counted.usage() if counted is not None else None
         if counted is None or usage is None:
