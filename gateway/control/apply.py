@@ -1,0 +1,133 @@
+"""One policy on its way into force: everything that can fail is done first, on every worker; then the swap, which cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+from gateway.control.fleet import Fleet
+from gateway.control.policy_file import Candidate, problem
+from gateway.control.versions import VersionStore
+from gateway.errors import HeadgateError
+from gateway.link.messages import Prepare
+from policies.compile import compile_policy, encode
+from policies.errors import PolicyError
+from policies.schema import Backend, Policy
+
+log = logging.getLogger(__name__)
+
+READY_LOOK_S = 0.05
+
+
+class SupersededError(HeadgateError):
+    """A newer policy has come while this one waited for its backends."""
+
+
+class Probes(Protocol):
+    """The prober, as far as a reload needs it."""
+
+    def watch(self, backends: Iterable[Backend]) -> None:
+        """Probe these from now on, and no others; those it knows already keep their state."""
+        ...
+
+    def is_ready(self, backend: str) -> bool:
+        """Some replica of it answered its last probe."""
+        ...
+
+
+class Hooks(Protocol):
+    """The rest of the controller, told as a policy comes into force."""
+
+    def place(self, policy: Policy) -> Policy:
+        """The policy as workers and probes need it: addresses filled in that only this machine knows."""
+        ...
+
+    def preparing(self, policy: Policy) -> None:
+        """Start what the policy needs (embedded models): its backends are about to be probed."""
+        ...
+
+    def in_force(self, policy: Policy, version: str) -> None: ...
+
+
+class Applier:
+    """Applies one policy at a time; the caller sees to that."""
+
+    def __init__(self, versions: VersionStore, fleet: Fleet, probes: Probes, hooks: Hooks) -> None:
+        self._versions = versions
+        self._fleet = fleet
+        self._probes = probes
+        self._hooks = hooks
+        self._backends: tuple[Backend, ...] = ()
+        """Of the policy in force, as they are probed."""
+        self._applying = ""
+        self._superseded = asyncio.Event()
+
+    def supersede(self, version: str) -> None:
+        """`version` is wanted now ("": nothing good): give up another one that still waits for its backends."""
+        if self._applying != version:
+            self._superseded.set()
+
+    async def apply(self, found: Candidate, file: str, ready_within_s: float) -> tuple[str, ...]:
+        """Put `found` in force; returns the new backends that went in unready. `file` stands in problems.
+
+        Raises:
+            PolicyError: It cannot be put in force; what was in force still is, everywhere.
+            SupersededError: `supersede` was called meanwhile; the same.
+        """
+        version = found.loaded.version
+        policy = self._hooks.place(found.loaded.policy)
+        self._applying = version
+        self._superseded.clear()
+        try:
+            order = await self._prepare(found, policy, file)
+            unready = await self._until_ready(policy, ready_within_s)
+        except (PolicyError, SupersededError):
+            self._fleet.discard(version)
+            self._probes.watch(self._backends)
+            raise
+        finally:
+            self._applying = ""
+        await self._fleet.swap(order)
+        self._backends = policy.backends
+        self._probes.watch(policy.backends)
+        self._hooks.in_force(policy, version)
+        for name in unready:
+            log.warning("a backend is not ready and went in unready", extra={"backend": name})
+        return unready
+
+    async def _prepare(self, found: Candidate, policy: Policy, file: str) -> Prepare:
+        version = found.loaded.version
+        try:
+            await asyncio.to_thread(compile_policy, policy, version)
+            await asyncio.to_thread(self._versions.put, found, time.time())
+        except (KeyError, ValueError) as error:
+            raise PolicyError([problem(file, f"does not compile: {error}")]) from error
+        except OSError as error:
+            raise PolicyError([problem(file, f"cannot store this version: {error}")]) from error
+        order = Prepare(version, encode(policy), self._versions.files_folder(version))
+        self._hooks.preparing(policy)
+        # Of a backend that changes both: its old replicas serve until the swap.
+        self._probes.watch([*self._backends, *(backend for backend in policy.backends if backend not in self._backends)])
+        if errors := await self._fleet.prepare(order):
+            raise PolicyError([problem(file, each) for each in errors])
+        return order
+
+    async def _until_ready(self, policy: Policy, seconds: float) -> tuple[str, ...]:
+        """Wait until some replica of every new backend is ready; the names of those that are not after `seconds`."""
+        known = {backend.name: backend.replicas for backend in self._backends}
+        new = [backend.name for backend in policy.backends if known.get(backend.name) != backend.replicas]
+        deadline = asyncio.get_running_loop().time() + seconds
+        while unready := tuple(name for name in new if not self._probes.is_ready(name)):
+            if asyncio.get_running_loop().time() >= deadline:
+                break
+            try:
+                await asyncio.wait_for(self._superseded.wait(), READY_LOOK_S)
+            except TimeoutError:
+                continue
+            break
+        if self._superseded.is_set():
+            raise SupersededError
+        return unready
