@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -40,3 +41,37 @@ def table(rows: Iterable[Sequence[object]], *, indent: str = "  ") -> str:
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join((indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))).rstrip() for row in cells)
+
+
+def readable(value: Any) -> str:
+    """Any JSON as indented text, a list of flat objects as a table: a field that the gateway adds is shown without a change here."""
+    return "\n".join(_lines(value))
+
+
+def _lines(value: Any, indent: str = "") -> list[str]:
+    if isinstance(value, dict):
+        found = []
+        for name, each in value.items():
+            if _flat(each):
+                found.append(f"{indent}{name}: {_word(each)}")
+            else:
+                found += [f"{indent}{name}", *_lines(each, indent + "  ")]
+        return found
+    if isinstance(value, list) and value and all(isinstance(row, dict) and all(map(_flat, row.values())) for row in value):
+        columns = list(dict.fromkeys(name for row in value for name in row))
+        return table([columns, *([_word(row.get(name)) for name in columns] for row in value)], indent=indent).split("\n")
+    if isinstance(value, list):
+        return [line for each in value for line in ([f"{indent}{_word(each)}"] if _flat(each) else _lines(each, indent))]
+    return [f"{indent}{_word(value)}"]
+
+
+def _flat(value: Any) -> bool:
+    return not value or isinstance(value, str | int | float | bool) or (isinstance(value, list) and all(isinstance(x, str) for x in value))
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else "-" if value in (None, "", {}) else str(value)

@@ -1,0 +1,71 @@
+"""`headgate demo`: the gateway on the two small models that come with it, and a little traffic, so that there is something to see."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from gateway import settings as process_settings
+from gateway import supervisor
+from gateway.cli import places
+from gateway.cli.output import CommandError, hint
+from gateway.cli.policy_file import load_or_fail
+from gateway.cli.serve import add_options, settings_of
+from gateway.processes import ProcessSpec
+from gateway.settings import Settings
+from gateway.telemetry import logs
+
+POLICY = """\
+# The policy of `headgate demo`. Change it while the demo runs: it is taken up at once, or refused with the reason.
+version: 1
+
+backends:                           # two small models that run in a process beside the gateway
+  - {name: specialist, kind: embedded, model: specialist, evidence: logits}
+  - {name: generalist, kind: embedded, model: generalist, evidence: logits}
+
+records: {content: {store: true, redact: [email, phone, card, iban]}}
+
+routes:
+  - name: support                   # labels a support ticket
+    matches: [{models: [support]}]
+    failover: [specialist, generalist]
+  - name: chat
+    matches: [{models: [chat]}]
+    backend: generalist
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_options(parser)
+    parser.set_defaults(log_level=os.environ.get("HEADGATE_LOG_LEVEL") or "warning")
+    parser.add_argument("--check", action="store_true", help="play the traffic, verify what came of it, and stop")
+
+
+def run(args: argparse.Namespace) -> int:
+    folder = Path(args.state_dir) if args.state_dir else places.state_home() / "demo"
+    policy = folder / "policy.yaml"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        policy.write_text(POLICY, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"cannot write {policy}: {error.strerror}") from error
+    args.state_dir = str(folder / "state")
+    settings = settings_of(args, policy, load_or_fail(str(policy)).policy)
+    logs.configure(format=settings.log_format, level=settings.log_level, process="supervisor")
+    hint("starting the gateway and two small models")
+    return supervisor.serve(settings, on_ready=lambda _: None, also=lambda ports: [tour(ports, check=args.check)])
+
+
+def tour(settings: Settings, *, check: bool) -> ProcessSpec:
+    """The process that plays the traffic."""
+    return ProcessSpec(
+        "tour",
+        "tour",
+        (sys.executable, "-P", "-m", "gateway.cli.tour"),
+        environment={process_settings.ENVIRONMENT_VARIABLE: process_settings.encode(settings)},
+        tethered=False,
+        drains_first=True,
+        on_exit="stop_all" if check else "leave",
+    )

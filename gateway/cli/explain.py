@@ -1,0 +1,122 @@
+"""`headgate explain`: one request's way through a policy, step by step, offline; or what was done with an exchange that was."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from gateway.cli.admin_client import add_admin_options, ask
+from gateway.cli.output import USAGE, WELL, WRONG, CommandError, add_output, print_json, readable, table
+from gateway.cli.policy_file import load_or_fail
+from gateway.cli.walk import Explanation, explain, failure
+from gateway.errors import ApiError
+from gateway.server.accept import ENDPOINTS
+from policies.compile import compile_policy
+from policies.schema import Key, Policy
+
+REQUEST_BYTES_MAX = 64 * 1024 * 1024
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "headgate explain POLICY REQUEST.json [options]\n       headgate explain --exchange ID [options]"
+    parser.add_argument("policy", metavar="POLICY", nargs="?", help="the policy file")
+    parser.add_argument("request", metavar="REQUEST.json", nargs="?", help="the body of a request; - reads it from stdin")
+    parser.add_argument("--endpoint", choices=sorted(ENDPOINTS.values()), default="chat", help="where the request is sent (default chat)")
+    parser.add_argument("--key", metavar="NAME", help="name of the API key that it comes with")
+    parser.add_argument("--header", metavar="NAME=VALUE", action="append", default=[], help="a header that it comes with; repeatable")
+    parser.add_argument(
+        "--fail",
+        metavar="BACKEND=HOW",
+        action="append",
+        default=[],
+        help="assume that a call to BACKEND fails: an HTTP status (503) or a kind (connect, timeout_first_token, ...); repeatable",
+    )
+    parser.add_argument("--exchange", metavar="ID", help="show what a running gateway did with this exchange (x-headgate-exchange-id)")
+    add_admin_options(parser)
+    add_output(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.exchange:
+        return show_exchange(args)
+    if not args.policy or not args.request:
+        raise CommandError("give a policy and a request, or --exchange ID", USAGE)
+    loaded = load_or_fail(args.policy)
+    policy = loaded.policy
+    try:
+        failures = {name: failure(how) for name, how in pairs(args.fail, "--fail").items()}
+    except ValueError as error:
+        raise CommandError(f"--fail: {error}", USAGE) from error
+    known = [backend.name for backend in policy.backends]
+    if unknown := sorted(set(failures) - set(known)):
+        raise CommandError(f"--fail: there is no backend {unknown[0]!r}; there are {', '.join(known)}", USAGE)
+    try:
+        explanation = explain(
+            compile_policy(policy, loaded.version),
+            read_request(args.request),
+            endpoint=args.endpoint,
+            key=find_key(policy, args.key),
+            headers=pairs(args.header, "--header"),
+            failures=failures,
+        )
+    except ApiError as refused:
+        raise CommandError(f"the request is refused with {refused.status}: {refused.message}", WRONG) from refused
+    print_json(explanation) if args.output == "json" else print(as_text(explanation))
+    return WELL
+
+
+def pairs(given: list[str], option: str) -> dict[str, str]:
+    """`a=b` words as a mapping. Raises CommandError for a word without `=`."""
+    for word in given:
+        if "=" not in word.strip("="):
+            raise CommandError(f"{option} takes NAME=VALUE, not {word!r}", USAGE)
+    return dict(word.split("=", 1) for word in given)
+
+
+def read_request(path: str) -> bytes:
+    """The request's bytes, from a file or stdin."""
+    try:
+        return sys.stdin.buffer.read(REQUEST_BYTES_MAX) if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {error.strerror}", USAGE) from error
+
+
+def find_key(policy: Policy, name: str | None) -> Key | None:
+    """The key of that name; None for an anonymous request, where the policy takes those."""
+    if name is None:
+        if policy.keys and not policy.server.anonymous:
+            raise CommandError(f"the policy asks for a key: give one with --key ({', '.join(key.name for key in policy.keys)})", USAGE)
+        return None
+    for key in policy.keys:
+        if key.name == name:
+            return key
+    raise CommandError(f"the policy has no key {name!r}; it has {', '.join(key.name for key in policy.keys) or 'none'}", USAGE)
+
+
+def as_text(found: Explanation) -> str:
+    """An explanation for people."""
+    streamed = ", streamed" if found.stream else ""
+    lines = [f"request   {found.endpoint} for {found.model!r}{streamed}, {f'key {found.key}' if found.key else 'without key'}"]
+    lines += ["routes", table([(each.route, "taken:" if each.taken else "passed:", each.why) for each in found.considered])]
+    if found.segments:
+        lines.append(f"segments  {', '.join(f'{name}={value}' for name, value in found.segments.items())}")
+    if found.unit is not None:
+        lines.append(f"unit      {found.unit}")
+    if found.steps:
+        calls = enumerate(found.steps, 1)
+        lines += ["calls", table([(number, step.backend, f"{step.hold}:", step.outcome) for number, step in calls])]
+    lines.append(f"verdict   {found.verdict}")
+    return "\n".join(lines)
+
+
+def show_exchange(args: argparse.Namespace) -> int:
+    """Print the story of a recorded exchange."""
+    if args.policy:
+        raise CommandError("--exchange asks the running gateway: give no policy with it", USAGE)
+    answer = ask(args, "GET", f"/exchanges/{args.exchange}")
+    if args.output == "json":
+        print_json(answer)
+    else:
+        print(readable(answer))
+    return WELL
