@@ -23,7 +23,7 @@ _ATEXT = r"\w.!#$%&'*+/=?^`{|}~-"
 _EMAIL = re.compile(rf"(?<![{_ATEXT}])[{_ATEXT}]++@[\w-]++(?:\.[\w-]++)++")
 _CARD = re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}")
 _IBAN = re.compile(r"(?<![^\W_])[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}", re.ASCII)
-_PHONE = re.compile(r"(?<!\w)(?:\+|\()?\d(?:[ ().\-/\u00a0\u2010-\u2013]{0,3}\d){6,}+")
+_PHONE = re.compile(r"(?<!\w)(?:\+|\()?\d(?:[ ().\-/\u00a0\u2010-\u2013]{0,3}\d){6,40}+")
 _DATE = re.compile(r"\d{4}[-/.]\d\d[-/.]\d\d(?!\d)|\d\d[-/.]\d\d[-/.]\d{4}(?!\d)")
 _DOTTED_NUMBER = re.compile(r"\d+(?:\.\d+|(?:\.\d{1,3}){3})")
 
@@ -165,8 +165,10 @@ def _phone_end(match: re.Match[str]) -> int:
     if _DOTTED_NUMBER.fullmatch(text) is not None:
         return -match.end()
     groups = [(group.end(), len(group[0])) for group in re.finditer(r"\d+", text)]
-    if re.match(r"\w", match.string[match.end() :][:1]):  # the last group is the beginning of a word
+    if re.match(r"\w", match.string[match.end() :][:1]):  # the last group is the beginning of a word, or of a longer one
         groups.pop()
+    if not groups:
+        return -match.end()
     digits = sum(length for _, length in groups)
     if text.startswith(("+", "00")):
         looks = digits >= 8
