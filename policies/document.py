@@ -197,10 +197,10 @@ class _Composer:
             node = Sequence(at, []) if isinstance(event, yaml.SequenceStartEvent) else Mapping(at, {})
             if event.anchor is not None:
                 self._anchors[event.anchor] = None
-            self._open.append(_Open(node, event.anchor, self._path(), self._size - 1))
-            if len(self._open) > DEPTH_MAX:
+            if len(self._open) == DEPTH_MAX:
                 self._report.add(at, self._path(), f"nested more than {DEPTH_MAX} deep")
                 return False
+            self._open.append(_Open(node, event.anchor, self._path(), self._size - 1))
         if self._size > NODES_MAX:
             self._report.add(at, "", f"more than {NODES_MAX} values, aliases expanded")
             return False

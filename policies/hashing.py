@@ -1,6 +1,6 @@
 """Which of a fixed number of buckets a unit falls into, and which exchanges are sampled. Frozen: a change reshuffles users.
 
-The vectors in `tests/golden/buckets.json` are published, so that others can assign the same units to the same variants.
+The vectors in `tests/golden/hashing/buckets.json` are published, so that others can assign the same units to the same variants.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def show_duration(seconds: float) -> str:
     for unit, factor in reversed(_SECONDS.items()):
         if seconds >= factor and (seconds / factor).is_integer():
             return f"{seconds / factor:.0f}{unit}"
-    return f"{seconds:g}s"
+    return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
 
 
 def show_size(count: int) -> str:
