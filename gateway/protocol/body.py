@@ -63,6 +63,7 @@ class Body:
         "model",
         "previous_response",
         "raw",
+        "size",
         "stream",
         "top_logprobs",
         "user",
@@ -86,6 +87,7 @@ class Body:
 
     def __init__(self, raw: bytes, endpoint: Endpoint, fields: dict[str, msgspec.Raw]) -> None:
         self.raw = raw
+        self.size = len(raw)
         self.endpoint = endpoint
         self._fields = fields
         self._gap, self._starts = _layout(raw, fields)
@@ -110,6 +112,16 @@ class Body:
     def names(self) -> Set[str]:
         """The names of the top-level fields, unescaped."""
         return self._fields.keys()
+
+    def value(self, name: str) -> bytes:
+        """The JSON of a top-level field, as the client wrote it. KeyError where there is none."""
+        return bytes(self._fields[name])
+
+    def drop(self) -> None:
+        """Let the bytes go: once an answer is on its way a large prompt need not be kept for as long as it streams. What was
+        read at the beginning stays; nothing can be rendered any more."""
+        self.raw = b""
+        self._fields = {}
 
     def prompt_chars(self) -> int:
         """Characters of text in the prompt; 0 where it has none, as with token ids."""
