@@ -49,23 +49,21 @@ def readable(value: Any) -> str:
 
 
 def _lines(value: Any, indent: str = "") -> list[str]:
+    if _flat(value):
+        return [f"{indent}{_word(value)}"]
     if isinstance(value, dict):
         found = []
         for name, each in value.items():
-            if _flat(each):
-                found.append(f"{indent}{name}: {_word(each)}")
-            else:
-                found += [f"{indent}{name}", *_lines(each, indent + "  ")]
+            found += [f"{indent}{name}: {_word(each)}"] if _flat(each) else [f"{indent}{name}", *_lines(each, indent + "  ")]
         return found
-    if isinstance(value, list) and value and all(isinstance(row, dict) and all(map(_flat, row.values())) for row in value):
+    if all(isinstance(row, dict) and all(map(_flat, row.values())) for row in value):
         columns = list(dict.fromkeys(name for row in value for name in row))
         return table([columns, *([_word(row.get(name)) for name in columns] for row in value)], indent=indent).split("\n")
-    if isinstance(value, list):
-        return [line for each in value for line in ([f"{indent}{_word(each)}"] if _flat(each) else _lines(each, indent))]
-    return [f"{indent}{_word(value)}"]
+    return [line for each in value for line in _lines(each, indent)]
 
 
 def _flat(value: Any) -> bool:
+    """Fits in one word or a few."""
     return not value or isinstance(value, str | int | float | bool) or (isinstance(value, list) and all(isinstance(x, str) for x in value))
 
 
