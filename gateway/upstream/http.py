@@ -56,7 +56,6 @@ class HttpUpstream:
         self._replicas = Replicas(backend, open_pool, self._measures.breaker_open, breaker_turned)
         self._active: set[HttpCall] = set()
         self._closing = False
-        self._shut_down = False
         ticker.register(self.sweep)
 
     # The seam.
@@ -79,6 +78,7 @@ class HttpUpstream:
 
     def close(self) -> None:
         self._closing = True
+        self._replicas.close_connections()
         if not self._active:
             self._shut()
 
@@ -330,9 +330,7 @@ class HttpUpstream:
         receiver.on_failure(error)
 
     def _shut(self) -> None:
-        """Nothing runs any more: let the connections go."""
-        if self._shut_down or self._active:
-            return
-        self._shut_down = True
-        self._ticker.unregister(self.sweep)
-        self._replicas.close()
+        """Retired, and nothing runs any more."""
+        if not self._active:
+            self._ticker.unregister(self.sweep)
+            self._replicas.forget()

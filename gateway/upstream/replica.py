@@ -15,9 +15,11 @@ from policies import schema
 
 
 class Connections(RequestSender, Protocol):
-    """A pool that can be closed when its last request is over."""
+    """A pool that can be retired."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close idle connections; requests under way end as they would have, later ones are still served."""
+        ...
 
 
 class Address(msgspec.Struct, frozen=True):

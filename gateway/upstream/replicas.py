@@ -80,7 +80,14 @@ class Replicas:
     def views(self) -> list[ReplicaView]:
         return [ReplicaView(r.url, r.ready, r.breaker.is_open, r.outstanding) for r in self._all]
 
-    def close(self) -> None:
+    def close_connections(self) -> None:
+        """Let idle connections go; a call that still comes gets one of its own."""
         for replica in self._all:
-            self._broken.value -= replica.breaker.is_open
             replica.connections.close()
+
+    def forget(self) -> None:
+        """Take this backend's open breakers out of the gauge; they are closed, so that a second time changes nothing."""
+        for replica in self._all:
+            if replica.breaker.is_open:
+                self._broken.value -= 1
+                replica.breaker.answered()
