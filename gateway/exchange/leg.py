@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.protocol.errors import error_message, read_error
+from gateway.protocol.errors import read_error
 from gateway.protocol.reply import ReplyFacts, read_reply
 from gateway.protocol.stream import StreamReader, open_stream
 from gateway.upstream.base import UpstreamCall
@@ -90,13 +90,13 @@ class Leg:
             out = reader.feed(data)
             if out:
                 self._exchange.pass_on(out)
-            if reader.broken or reader.error is not None:
+            if reader.failed:
                 self._break_off(reader)
             return
         if reader is not None:
             data = reader.feed(data)
             self._keep(data)
-            if reader.broken or reader.error is not None:
+            if reader.failed:
                 self._break_off(reader)
             elif self.judged_at is None and self.error is None:
                 self._consider(reader)
@@ -184,8 +184,8 @@ class Leg:
     def _break_off(self, reader: StreamReader) -> None:
         """The stream carried an error, was not SSE, or ended before it was whole."""
         if reader.error is not None:
-            self._fault(CallError("error_event", error_message(reader.error) or "an error without a message"))
-        elif reader.broken:
+            self._fault(CallError("error_event", reader.error or "an error without a message"))
+        elif reader.broken is not None:
             self._fault(CallError("protocol", reader.broken))
         else:
             self._fault(CallError("truncated", "the stream ended before it was finished"))
@@ -219,6 +219,8 @@ class Leg:
         held = self.whole_body()
         self._chunks = []
         self.committed = True
+        if self.reader is not None:
+            self.reader.commit()
         return held
 
     def cancel(self) -> None:
