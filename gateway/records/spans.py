@@ -1,0 +1,170 @@
+"""The spans of an exchange, made from its record: nothing runs for them while a request does.
+
+The names of the GenAI semantic conventions still move (status: Development); they stand in this module alone. Spans carry no
+prompt, no answer and no message of a backend's, which may repeat either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
+from opentelemetry.semconv.attributes import error_attributes, http_attributes, server_attributes
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.util.types import AttributeValue
+
+from gateway.link.messages import CallRecord, ExchangeRecord
+from gateway.telemetry.metrics import Exposition
+from gateway.telemetry.tracing import SpanQueue
+
+MODEL_CHARS_MAX = 200
+"""Of the model's name: the client chose it."""
+
+_OPERATIONS = {"chat": "chat", "responses": "chat", "messages": "chat", "completions": "text_completion", "embeddings": "embeddings"}
+_PATHS = {"chat": "/v1/chat/completions"}
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_SCOPE = InstrumentationScope("headgate")
+
+
+class Spans:
+    """Makes spans of the sampled among the records and queues them; the consumer's `SpanSink`."""
+
+    def __init__(self, queue: SpanQueue, exposition: Exposition) -> None:
+        self._queue = queue
+        self._invalid = exposition.counter("headgate_spans_dropped_total", "invalid")
+
+    def take(self, records: Sequence[ExchangeRecord]) -> None:
+        for record in records:
+            if record.trace_sampled:
+                try:
+                    self._queue.hand_over(spans_of(record, self._queue.resource))
+                except (ValueError, OverflowError):  # ids that are none
+                    self._invalid.inc()
+
+
+def spans_of(record: ExchangeRecord, resource: Resource) -> list[ReadableSpan]:
+    """One SERVER span for the exchange, below the client's; one CLIENT span for each call, whose id the backend was given."""
+    server = _context(record, record.span_id)
+    parent = _context(record, record.parent_span_id, remote=True) if record.parent_span_id else None
+    path = _PATHS.get(record.endpoint, f"/v1/{record.endpoint}")
+    spans = [
+        ReadableSpan(
+            f"POST {path}",
+            server,
+            parent,
+            resource,
+            _server_attributes(record, path),
+            _commit(record),
+            kind=SpanKind.SERVER,
+            status=Status(StatusCode.ERROR) if record.code >= 500 else Status(),
+            start_time=_ns(record, 0.0),
+            end_time=_ns(record, record.duration),
+            instrumentation_scope=_SCOPE,
+        )
+    ]
+    for call in record.calls:
+        failed = call.result not in ("ok", "cancelled")
+        spans.append(
+            ReadableSpan(
+                f"{_OPERATIONS.get(record.endpoint, record.endpoint)} {record.model[:MODEL_CHARS_MAX]}",
+                _context(record, call.span_id),
+                server,
+                resource,
+                _call_attributes(record, call),
+                _call_events(record, call),
+                kind=SpanKind.CLIENT,
+                status=Status(StatusCode.ERROR, call.result) if failed else Status(),
+                start_time=_ns(record, call.started),
+                end_time=_ns(record, max(call.started, call.ended)),
+                instrumentation_scope=_SCOPE,
+            )
+        )
+    return spans
+
+
+def _context(record: ExchangeRecord, span_id: str, *, remote: bool = False) -> SpanContext:
+    return SpanContext(int(record.trace_id, 16), int(span_id, 16), is_remote=remote, trace_flags=_SAMPLED)
+
+
+def _ns(record: ExchangeRecord, seconds: float) -> int:
+    return round((record.started_at + seconds) * 1e9)
+
+
+def _server_attributes(record: ExchangeRecord, path: str) -> dict[str, AttributeValue]:
+    attributes: dict[str, AttributeValue | None] = {
+        http_attributes.HTTP_REQUEST_METHOD: "POST",
+        http_attributes.HTTP_ROUTE: path,
+        http_attributes.HTTP_RESPONSE_STATUS_CODE: record.code,
+        error_attributes.ERROR_TYPE: str(record.code) if record.code >= 500 else None,
+        "headgate.exchange_id": record.exchange_id,
+        "headgate.request_id": record.request_id,
+        "headgate.route": record.route or None,
+        "headgate.backend": record.backend or None,
+        "headgate.reason": record.reason or None,
+        "headgate.policy_version": record.policy_version,
+        "headgate.overhead": record.overhead,
+        "headgate.client_left": True if record.code == 499 else None,
+        **{f"headgate.segment.{segment}": value for segment, value in record.segments},
+    }
+    return _present(attributes.items())
+
+
+def _call_attributes(record: ExchangeRecord, call: CallRecord) -> dict[str, AttributeValue]:
+    address, port = _address(call)
+    failed = call.result != "ok"
+    return _present(
+        (
+            (gen_ai.GEN_AI_OPERATION_NAME, _OPERATIONS.get(record.endpoint, record.endpoint)),
+            (gen_ai.GEN_AI_PROVIDER_NAME, "openai"),  # of the format spoken; who is behind it is `headgate.backend`
+            (gen_ai.GEN_AI_REQUEST_MODEL, record.model[:MODEL_CHARS_MAX]),
+            (gen_ai.GEN_AI_REQUEST_STREAM, record.stream),
+            (gen_ai.GEN_AI_RESPONSE_MODEL, call.response_model),
+            (gen_ai.GEN_AI_RESPONSE_FINISH_REASONS, call.finish_reasons or None),
+            (gen_ai.GEN_AI_USAGE_INPUT_TOKENS, call.input_tokens),
+            (gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS, call.output_tokens),
+            (
+                gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK,
+                call.first_content - call.started if record.stream and call.first_content is not None else None,
+            ),
+            (http_attributes.HTTP_RESPONSE_STATUS_CODE, call.status),
+            (error_attributes.ERROR_TYPE, call.result if failed else None),
+            (server_attributes.SERVER_ADDRESS, address),
+            (server_attributes.SERVER_PORT, port),
+            ("headgate.backend", call.backend),
+            ("headgate.cost", call.cost),
+            ("headgate.currency", call.currency if call.cost is not None else None),
+        )
+    )
+
+
+def _present(attributes: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, AttributeValue]:
+    return {name: value for name, value in attributes if value is not None}
+
+
+def _address(call: CallRecord) -> tuple[str | None, int | None]:
+    """Of the replica that was tried last."""
+    try:
+        url = urlsplit(call.attempts[-1].replica)
+        return url.hostname, url.port
+    except (IndexError, ValueError):
+        return None, None
+
+
+def _commit(record: ExchangeRecord) -> tuple[Event, ...]:
+    if record.committed is None:
+        return ()
+    return (Event("commit", {"headgate.backend": record.backend}, _ns(record, record.committed)),)
+
+
+def _call_events(record: ExchangeRecord, call: CallRecord) -> tuple[Event, ...]:
+    events = [
+        Event("retry", {"headgate.replica": attempt.replica, error_attributes.ERROR_TYPE: attempt.result}, _ns(record, attempt.ended))
+        for attempt in call.attempts[:-1]
+    ]
+    if call.held is not None:
+        events.append(Event("hold", None, _ns(record, call.held)))
+    return tuple(events)

@@ -1,0 +1,78 @@
+"""Sends OpenTelemetry spans to a collector, in the controller: a bounded queue, a thread, OTLP over HTTP.
+
+The spans themselves are made from records, in `records.spans`, with the ids and times that the record has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from gateway.telemetry.metrics import Exposition
+
+SPANS_WAITING_MAX = 8_192
+"""Handed over and not yet sent; more are dropped and counted."""
+BATCH_SPANS_MAX = 512
+BATCH_EVERY_MS = 1_000
+EXPORT_TIMEOUT_S = 10
+
+
+class SpanQueue:
+    """What waits for the collector at `endpoint` (`http://collector:4318/v1/traces`)."""
+
+    def __init__(self, endpoint: str, exposition: Exposition, *, exporter: SpanExporter | None = None) -> None:
+        self.resource = Resource.create({"service.name": "headgate"})
+        self._exporter = _CountingExporter(exporter or OTLPSpanExporter(endpoint, timeout=EXPORT_TIMEOUT_S), exposition)
+        self._processor = BatchSpanProcessor(
+            self._exporter,
+            max_queue_size=SPANS_WAITING_MAX,
+            schedule_delay_millis=BATCH_EVERY_MS,
+            max_export_batch_size=BATCH_SPANS_MAX,
+        )
+        self._handed_over = 0
+        self._queue_full = exposition.counter("headgate_spans_dropped_total", "queue_full")
+
+    def hand_over(self, spans: Sequence[ReadableSpan]) -> None:
+        """Queue all of `spans`, or drop and count them. Never waits; one thread at a time."""
+        if self._handed_over - self._exporter.finished + len(spans) > SPANS_WAITING_MAX:
+            self._queue_full.inc(len(spans))
+            return
+        self._handed_over += len(spans)
+        for span in spans:
+            self._processor.on_end(span)
+
+    def flush(self) -> None:
+        """Send what waits. Blocks: call it on a thread."""
+        self._processor.force_flush()
+
+    def close(self) -> None:
+        """Send what waits and stop. Blocks, for a few times `EXPORT_TIMEOUT_S` at the most: call it on a thread."""
+        self._processor.shutdown()  # type: ignore[no-untyped-call]
+
+
+class _CountingExporter(SpanExporter):
+    def __init__(self, exporter: SpanExporter, exposition: Exposition) -> None:
+        self._exporter = exporter
+        self._exported = exposition.counter("headgate_spans_exported_total")
+        self._failed = exposition.counter("headgate_spans_dropped_total", "export")
+        self.finished = 0
+        """Spans sent or lost."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = SpanExportResult.FAILURE
+        try:
+            result = self._exporter.export(spans)
+        finally:
+            self.finished += len(spans)
+            (self._exported if result is SpanExportResult.SUCCESS else self._failed).inc(len(spans))
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
