@@ -35,6 +35,7 @@ class ClientConnection(asyncio.Protocol):
         "_fault",
         "_feed",
         "_garbage",
+        "_head",
         "_head_bytes",
         "_head_done",
         "_head_told",
@@ -51,6 +52,7 @@ class ClientConnection(asyncio.Protocol):
         "_transport",
         "_until_close",
         "idle_since",
+        "on_body",
         "served",
     )
 
@@ -63,23 +65,25 @@ class ClientConnection(asyncio.Protocol):
         """Responses that ended cleanly."""
         self.idle_since = 0.0
         self._body: list[bytes] = []
+        """What one read brought."""
+        self.on_body = self._body.append
+        self._is_head = False
+        self._interim = self._until_close = self._reusable = self._garbage = False
+        self._fault = ""
         self._new_parser()
-        self._reset(is_head=False)
+        self._reset()
 
     def _new_parser(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._feed = self._parser.feed_data
 
-    def _reset(self, *, is_head: bool) -> None:
-        self._is_head = is_head
-        self._status = 0
+    def _reset(self) -> None:
         self._headers: dict[bytes, bytes] = {}
+        """Being read; once the head is complete, the trailers, which nobody gets to see."""
         self._repeats = 0
         self._head_bytes = 0
         """Read so far, while the head is not complete."""
         self._head_done = self._head_told = self._complete = False
-        self._interim = self._until_close = self._reusable = self._garbage = False
-        self._fault = ""
 
     @property
     def usable(self) -> bool:
@@ -90,7 +94,8 @@ class ClientConnection(asyncio.Protocol):
     def send(self, ticket: PoolTicket, parts: Sequence[bytes]) -> None:
         """Write a whole request; its response goes to the ticket."""
         assert self._transport is not None
-        self._reset(is_head=parts[0][:5] == b"HEAD ")
+        self._reset()
+        self._is_head = parts[0].startswith(b"HEAD ")
         self._ticket = ticket
         ticket.connection = self
         ticket.sent = True
@@ -138,7 +143,7 @@ class ClientConnection(asyncio.Protocol):
             return
         ticket.heard = True
         error = None
-        if not self._head_done:
+        if not self._head_told:
             self._head_bytes += len(data)
         try:
             self._feed(data)
@@ -152,17 +157,18 @@ class ClientConnection(asyncio.Protocol):
                     self._fail("protocol", self._fault or str(error))
                 return
             self._head_told = True
-            ticket.receiver.response_head(self._status, self._headers)
+            ticket.receiver.response_head(self._status, self._head)
             if self._ticket is not ticket:
                 return
-        if self._body and not self._is_head:
-            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-            self._body.clear()
+        pieces = self._body
+        if pieces and not self._is_head:
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
             ticket.receiver.response_body(body)
             if self._ticket is not ticket:
                 return
         if self._complete:
-            self._finish(ticket, reusable=self._reusable and error is None and not self._garbage and not self._body)
+            self._finish(ticket, reusable=self._reusable and error is None and not self._garbage and not pieces)
         elif error is not None:
             self._fail("protocol", self._fault or str(error))
 
@@ -191,16 +197,14 @@ class ClientConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        value = value.rstrip()  # httptools leaves trailing optional white space
         headers = self._headers
-        if name not in headers and not self._head_done:
-            headers[name] = value
+        if name not in headers:
+            headers[name] = value.rstrip()  # httptools leaves trailing optional white space
             return
         self._repeats += 1
         if self._repeats > self._pool.limits.headers_max:
             self._stop("it has too many header fields")
-        if not self._head_done:  # trailers are dropped
-            headers[name] += b", " + value
+        headers[name] += b", " + value.rstrip()
 
     def on_headers_complete(self) -> None:
         limits, headers = self._pool.limits, self._headers
@@ -215,6 +219,7 @@ class ClientConnection(asyncio.Protocol):
             self._interim = True
             self._headers = {}
             return
+        self._head, self._headers = headers, {}
         coding = headers.get(b"transfer-encoding")
         if coding is not None and coding.lower() != b"chunked":
             self._stop("its Transfer-Encoding is not chunked")
@@ -225,9 +230,6 @@ class ClientConnection(asyncio.Protocol):
             self._reusable = self._parser.should_keep_alive()
         else:
             self._until_close = coding is None and b"content-length" not in headers and not has_no_body(status)
-
-    def on_body(self, piece: bytes) -> None:
-        self._body.append(piece)
 
     def on_message_complete(self) -> None:
         if self._interim:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 
-_STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+# Of RFC 9110; Python's follow only in later versions.
+_PHRASES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
+_STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, status.phrase).encode()) for status in HTTPStatus}
 
 # RFC 3986 section 3.2: a registered name, IPv4 or bracketed address, and a port. No user information, no empty host.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
@@ -37,7 +39,7 @@ def split_target(method: bytes, target: bytes) -> tuple[bytes, bytes, bytes] | N
     The authority is "" but in absolute form, where it stands above the Host field.
     """
     authority = b""
-    if target[:1] != b"/":
+    if not target.startswith(b"/"):
         if target == b"*" and method == b"OPTIONS":
             return target, b"", b""
         scheme, separator, rest = target.partition(b"://")
@@ -50,7 +52,7 @@ def split_target(method: bytes, target: bytes) -> tuple[bytes, bytes, bytes] | N
         authority, target = rest[:cut], rest[cut:]
         if not is_host(authority):
             return None
-        if target[:1] != b"/":
+        if not target.startswith(b"/"):
             target = b"/" + target
     if b"#" in target:
         return None

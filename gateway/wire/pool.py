@@ -169,7 +169,7 @@ class Pool:
                 _, connection = await self._loop.create_connection(
                     lambda: ClientConnection(self), self._host, self._port, ssl=self._ssl, server_hostname=self._server_hostname
                 )
-            self._connections.add(connection)
+            self.adopt(connection)
         except TimeoutError:
             ticket.fail(WireFailure("timeout_connect", f"{self.address}: no connection within {connect_timeout_s:g} s"))
         except (OSError, ValueError) as error:  # ValueError: a name that cannot be encoded
@@ -185,7 +185,11 @@ class Pool:
         finally:
             self._opening -= 1
 
-    # For ClientConnection
+    # For ClientConnection, and for tests that bring their own
+
+    def adopt(self, connection: ClientConnection) -> None:
+        """A connection that was opened for this pool."""
+        self._connections.add(connection)
 
     def put_back(self, connection: ClientConnection) -> None:
         """A connection that can serve again."""

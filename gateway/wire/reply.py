@@ -15,13 +15,11 @@ if TYPE_CHECKING:
 COPY_BYTES_MAX = 64 * 1024
 """Up to here pieces are joined for one write; above, the copy costs more than the system call that it saves."""
 
-_CHUNKED, _CLOSE_DELIMITED, _NO_BODY = range(3)
-
 
 class ConnectionReply:
     """`base.Reply` on a server connection. It lets go of the connection when the answer ends, and so cannot write to it again."""
 
-    __slots__ = ("_connection", "_framing", "_head_only", "_http10", "_keep_alive", "_transport", "bytes_out", "observer", "started")
+    __slots__ = ("_chunked", "_connection", "_head_only", "_http10", "_keep_alive", "_transport", "bytes_out", "observer", "started")
 
     def __init__(self, connection: ServerConnection, transport: asyncio.Transport, request: ParsedRequest) -> None:
         self.observer: Observer | None = None
@@ -32,15 +30,21 @@ class ConnectionReply:
         self._keep_alive = request.keep_alive
         self._http10 = request.http10
         self._head_only = request.method == b"HEAD"
-        self._framing = _NO_BODY
+        """What is written as the body is dropped."""
+        self._chunked = False
+        """Begun, not ended, in chunks."""
 
     def send(self, status: int, headers: bytes, body: bytes) -> None:
         connection = self._connection
         if connection is None:
             return
-        head = self._head(connection, status, headers, b"" if has_no_body(status) else b"content-length: %d\r\n" % len(body))
-        if self._head_only or has_no_body(status):
+        if has_no_body(status):
+            head = self._head(connection, status, headers, b"")
             body = b""
+        else:
+            head = self._head(connection, status, headers, b"content-length: %d\r\n" % len(body))
+            if self._head_only:
+                body = b""
         self.bytes_out = len(body)
         if len(body) <= COPY_BYTES_MAX:
             self._transport.write(head + body)
@@ -54,30 +58,25 @@ class ConnectionReply:
             return
         framing = b""
         if has_no_body(status):
-            self._framing = _NO_BODY
+            self._head_only = True
         elif self._http10:
-            self._framing = _CLOSE_DELIMITED
-            self._keep_alive = False
+            self._keep_alive = False  # only closing can tell where the answer ends
         else:
-            self._framing = _CHUNKED
             framing = b"transfer-encoding: chunked\r\n"
+            self._chunked = not self._head_only
         head = self._head(connection, status, headers, framing)
-        if self._head_only:
-            self._framing = _NO_BODY
         self._transport.write(head + self._frame(first) if first else head)
 
     def write(self, data: bytes) -> None:
-        if self._connection is None or not data:
-            return
-        # The same as _frame, without the calls: this is the path of every chunk.
-        if self._framing == _CHUNKED:
+        # The first branch is _frame without the calls: it is the path of every chunk, and _chunked alone says that it is open.
+        if self._chunked and data:
             size = len(data)
             self.bytes_out += size
             if size <= COPY_BYTES_MAX:
                 self._transport.write(b"%x\r\n%b\r\n" % (size, data))
             else:
                 self._transport.writelines((b"%x\r\n" % size, data, b"\r\n"))
-        elif framed := self._frame(data):
+        elif self._connection is not None and (framed := self._frame(data)):
             self._transport.write(framed)
 
     def end(self, last: bytes = b"") -> None:
@@ -86,8 +85,8 @@ class ConnectionReply:
             return
         if not self.started:
             raise RuntimeError("a reply was ended before it was started")
-        tail = self._frame(last) if last else b""
-        if self._framing == _CHUNKED:
+        tail = self._frame(last)
+        if self._chunked:
             tail += b"0\r\n\r\n"
         if tail:
             self._transport.write(tail)
@@ -99,25 +98,31 @@ class ConnectionReply:
 
     def detach(self) -> Observer | None:
         """Let go of a connection that is over; every later call is ignored."""
-        observer, self.observer, self._connection = self.observer, None, None
+        observer = self.observer
+        self.observer = self._connection = None
+        self._chunked = False
         return observer
 
     def _head(self, connection: ServerConnection, status: int, headers: bytes, framing: bytes) -> bytes:
         if self.started:
             raise RuntimeError("a reply was started twice")
         self.started = True
-        if self._keep_alive and not connection.server.draining and self._framing != _CLOSE_DELIMITED:
-            persistence = b"connection: keep-alive\r\n" if self._http10 else b""
-        else:
+        server = connection.server
+        persistence = b""
+        if not self._keep_alive or server.draining:
             self._keep_alive = False
             persistence = b"connection: close\r\n"
-        return b"%b%b%b%b%b\r\n" % (status_line(status), connection.server.ticker.date_line, headers, framing, persistence)
+        elif self._http10:
+            persistence = b"connection: keep-alive\r\n"
+        return b"%b%b%b%b%b\r\n" % (status_line(status), server.ticker.date_line, headers, framing, persistence)
 
     def _frame(self, data: bytes) -> bytes:
-        if self._framing == _NO_BODY:
+        if not self.started:
+            raise RuntimeError("a reply was written to before it was started")
+        if self._head_only or not data:
             return b""
         self.bytes_out += len(data)
-        return b"%x\r\n%b\r\n" % (len(data), data) if self._framing == _CHUNKED else data
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
 
     def _done(self, connection: ServerConnection) -> None:
         self.detach()

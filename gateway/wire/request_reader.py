@@ -49,13 +49,14 @@ class RequestReader:
         "_body_bytes",
         "_good_host",
         "_headers",
+        "_last_target",
+        "_last_url",
         "_limits",
         "_parser",
         "_peer",
         "_quiet",
         "_repeats",
         "_request",
-        "_upgrading",
         "_url",
         "begun",
         "continue_wanted",
@@ -69,26 +70,31 @@ class RequestReader:
         self._limits = limits
         self._peer = peer
         self._parser = httptools.HttpRequestParser(self)
-        self._good_host = b""
+        # What a client sends with every request is checked with the first.
+        self._good_host: bytes | None = None
+        self._last_url = b""
+        self._last_target = (b"", b"", b"")
         self.ready: list[ParsedRequest] = []
         self.fault: Fault | None = None
         self.started = 0.0
+        """loop.time() of the first byte of the request being read."""
+        self.continue_wanted = False
+        """The client waits for `100 Continue` before it sends the body."""
+        self._headers: dict[bytes, bytes] = {}
+        """Of the request being read; once they are complete, its trailers, which nobody gets to see."""
         self._reset()
 
     def _reset(self) -> None:
         self.begun = False
         """Bytes of a request have come that is not complete."""
         self.in_body = False
-        self.continue_wanted = False
-        """The client waits for `100 Continue` before it sends the body."""
         self._url = b""
-        self._headers: dict[bytes, bytes] = {}
         self._repeats = 0
         self._request: ParsedRequest | None = None
         self._body: bytes | bytearray = b""
         self._body_bytes = 0
         self._quiet = 0
-        self._upgrading = False
+        """Bytes since the request's first, its head's end or the last piece of its body."""
 
     def feed(self, data: bytes, now: float) -> None:
         """Parse one read. Never raises."""
@@ -120,70 +126,72 @@ class RequestReader:
         raise _Stop
 
     def on_url(self, piece: bytes) -> None:
+        self.begun = True  # also where the same read has just completed another
         self._url += piece
         if len(self._url) > self._limits.uri_bytes_max:
             self._stop(414, "The request's target is too long.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        value = value.rstrip()  # httptools leaves trailing optional white space
         headers = self._headers
-        if name not in headers and not self.in_body:
-            headers[name] = value
-            return
+        if name in headers:
+            self._repeated(name, value)
+        else:
+            headers[name] = value.rstrip()  # httptools leaves trailing optional white space
+
+    def _repeated(self, name: bytes, value: bytes) -> None:
         self._repeats += 1
         if self._repeats > self._limits.headers_max:
             self._stop(431, "The request has too many header fields.")
-        if self.in_body:
-            return  # trailers: nobody reads them, and they must not pass for headers
         if name in _NEVER_REPEATED:
             self._stop(400, f"The request repeats the header {name.decode('latin-1')}.")
-        headers[name] += b", " + value
+        self._headers[name] += b", " + value.rstrip()
 
     def on_headers_complete(self) -> None:
-        limits = self._limits
-        headers = self._headers
-        method = self._parser.get_method()
+        limits, headers, url = self._limits, self._headers, self._url
+        method: bytes = self._parser.get_method()
         version = self._parser.get_http_version()
         if len(headers) + self._repeats > limits.headers_max:
             self._stop(431, "The request has too many header fields.")
         # The sum is only worth its time where what was read could be too much.
-        if self._quiet > limits.head_bytes_max and len(self._url) + fields_bytes(headers) > limits.head_bytes_max:
+        if self._quiet > limits.head_bytes_max and len(url) + fields_bytes(headers) > limits.head_bytes_max:
             self._stop(431, "The request's headers are too large.")
+        http10 = version == "1.0"
+        if version != "1.1" and not http10:
+            self._stop(505, "Only HTTP/1.1 and HTTP/1.0 are supported.")
         if method == b"CONNECT":
             self._stop(405, "CONNECT is not supported.")
-        target = split_target(method, self._url)
-        if target is None:
-            self._stop(400, "The request's target is not a path.")
-        request = ParsedRequest()
+        if url != self._last_url or not url.startswith(b"/"):
+            target = split_target(method, url)
+            if target is None:
+                self._stop(400, "The request's target is not a path.")
+            self._last_url, self._last_target = url, target
+        host = headers.get(b"host")
+        if host is None or host != self._good_host:
+            self._check_host(host, required=not http10)
+        self._check_framing(headers, http10)
+        if b"upgrade" in headers and self._parser.should_upgrade():
+            return  # feed will hear of it
+        request = self._request = ParsedRequest()
         request.method = method
-        request.path, request.query, authority = target
+        request.path, request.query, authority = self._last_target
+        if authority:
+            headers[b"host"] = authority
         request.headers = headers
         request.peer = self._peer
         request.started = self.started
-        request.http10 = version == "1.0"
-        if version not in ("1.1", "1.0"):
-            self._stop(505, "Only HTTP/1.1 and HTTP/1.0 are supported.")
-        self._check_host(headers, required=not request.http10)
-        if authority:
-            headers[b"host"] = authority
-        self._check_framing(headers, request.http10)
-        if b"upgrade" in headers and self._parser.should_upgrade():
-            self._upgrading = True
-            return
-        self._request = request
+        request.http10 = http10
+        self._headers = {}
         self._quiet = 0
         self.in_body = True
 
-    def _check_host(self, headers: dict[bytes, bytes], *, required: bool) -> None:
-        host = headers.get(b"host")
-        if host is None:
-            if required:
-                self._stop(400, "The request has no Host header.")
-        elif host != self._good_host:
+    def _check_host(self, host: bytes | None, *, required: bool) -> None:
+        if host is not None:
             if not is_host(host):
                 self._stop(400, "The request's Host header is not a host.")
             self._good_host = host
+        elif required:
+            self._stop(400, "The request has no Host header.")
 
     def _check_framing(self, headers: dict[bytes, bytes], http10: bool) -> None:
         """RFC 9112 section 6. llhttp has already refused a message with both, or with a length that is not a number."""
@@ -209,7 +217,7 @@ class RequestReader:
         if self._body_bytes > self._limits.body_bytes_max:
             self._stop(413, f"The request's body is larger than {self._limits.body_bytes_max} bytes.")
         if not self._body:
-            self._body = piece
+            self._body = piece  # mostly all of it
         elif isinstance(self._body, bytearray):
             self._body += piece
         else:
@@ -223,9 +231,11 @@ class RequestReader:
             return
         if len(self.ready) >= self._limits.pipelined_requests_max:
             self._stop(400, "Too many pipelined requests.")
-        request.body = self._body if isinstance(self._body, bytes) else bytes(self._body)
+        request.body = bytes(self._body)
         request.keep_alive = self._parser.should_keep_alive()
         self.ready.append(request)
+        if self._headers:
+            self._headers = {}
         self._reset()
 
     def _decline_upgrade(self, rest: bytes, now: float) -> None:
@@ -238,6 +248,7 @@ class RequestReader:
         method: bytes = self._parser.get_method()
         lines = [b"%b %b HTTP/1.1" % (method, self._url), *(b"%b: %b" % field for field in headers.items()), b"", rest]
         self._parser = httptools.HttpRequestParser(self)
+        self._headers = {}
         self._reset()
         self.begun = True  # which keeps `started`
         self.feed(b"\r\n".join(lines), now)

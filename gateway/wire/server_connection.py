@@ -130,8 +130,7 @@ class ServerConnection(asyncio.Protocol):
             # Not from here: this may be deep in an upstream's read.
             self.server.loop.call_soon(self._go_on)
         else:
-            self._busy = False
-            self._wait()
+            self._be_free()
 
     def abort(self) -> None:
         """Cut the connection off; a reply under way is over, and its observer is not told, since it was it that asked."""
@@ -208,8 +207,14 @@ class ServerConnection(asyncio.Protocol):
         if reader.ready or reader.fault:
             self._serve()
         else:
-            self._busy = False
-            self._wait()
+            self._be_free()
+
+    def _be_free(self) -> None:
+        """For the next request; what has come of it counts from now, since it could not be answered before."""
+        self._busy = False
+        if self._reader.begun:
+            self._reader.started = self.server.now()
+        self._wait()
 
     def _serve(self) -> None:
         """The next complete request, or the fault that came after the last one."""
@@ -222,7 +227,8 @@ class ServerConnection(asyncio.Protocol):
             return
         request = reader.ready.pop(0)
         reply = self._reply = ConnectionReply(self, self._transport, request)
-        self._set_deadline()
+        # With reading paused nothing tells that the client has left, so every sweep asks.
+        self.deadline = 0.0 if self._reading_paused else math.inf
         try:
             self.server.handler(request, reply)
         except Exception:
@@ -297,7 +303,6 @@ class ServerConnection(asyncio.Protocol):
         if self._writing_paused:
             self.deadline = self.server.ticker.now + self.server.limits.write_timeout_s
         else:
-            # With reading paused nothing tells that the client has left, so every sweep asks.
             self.deadline = 0.0 if self._reading_paused else math.inf
 
     def _bytes_taken(self) -> int:
