@@ -1,0 +1,132 @@
+"""One worker process under a controller that is the test: policies come down the link, records go up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from gateway import settings as process_settings
+from gateway.link.messages import Ack, ExchangeRecord, Prepare, Prepared, Records, Swap, Swapped, Up
+from gateway.link.server import LinkServer, Worker
+from gateway.link.unix import socket_path
+from gateway.settings import Settings
+from policies.load import encode, load
+from tests.e2e.gateway import chat, said
+from tests.standin import Conversation, chunk, speaks, standin
+
+POLICY = """
+version: 1
+server: {{drain: 5s}}
+backends:
+  - {{name: small, kind: openai, replicas: ["{url}"], model: tiny}}
+routes:
+  - {{name: main, matches: [{{models: [chat]}}], backend: small}}
+"""
+
+
+class Control:
+    """What the controller does, as far as one worker needs it."""
+
+    def __init__(self, state_dir: Path, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.link = LinkServer(socket_path(str(state_dir)), on_hello=self._hello, on_message=self._message, on_gone=lambda worker: None)
+        self.records: asyncio.Queue[ExchangeRecord] = asyncio.Queue()
+        self.said: asyncio.Queue[Up] = asyncio.Queue()
+        self.here = asyncio.Event()
+
+    def _hello(self, worker: Worker) -> None:
+        self.here.set()
+
+    def _message(self, worker: Worker, message: Up) -> None:
+        if isinstance(message, Records):
+            for record in message.records:
+                self.records.put_nowait(record)
+            worker.send(Ack(message.sequence))
+        else:
+            self.said.put_nowait(message)
+
+    async def hear(self, kind: type) -> Up:
+        async with asyncio.timeout(20):
+            while True:
+                message = await self.said.get()
+                if isinstance(message, kind):
+                    return message
+
+    async def put_in_force(self, text: str) -> str:
+        loaded = load(text.encode(), name="policy.yaml", read=lambda path: b"", env={})
+        self.link.broadcast(Prepare(loaded.version, encode(loaded.policy), ""))
+        prepared = await self.hear(Prepared)
+        assert isinstance(prepared, Prepared)
+        assert prepared.error == ""
+        self.link.broadcast(Swap(loaded.version))
+        await self.hear(Swapped)
+        return loaded.version
+
+
+@asynccontextmanager
+async def worker(tmp_path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, Control]]:
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        control = Control(tmp_path, listener.getsockname()[1])
+        await control.link.start()
+        settings = Settings(policy="", state_dir=str(tmp_path))
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway.worker", "--index", "0", "--data-fd", str(listener.fileno())),
+            pass_fds=[listener.fileno()],
+            env={**os.environ, process_settings.ENVIRONMENT_VARIABLE: process_settings.encode(settings)},
+        )
+    try:
+        async with asyncio.timeout(20):
+            await control.here.wait()
+        yield process, control
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await control.link.close()
+
+
+async def test_it_serves_what_the_link_brings_and_reports_it(tmp_path: Path) -> None:
+    async with worker(tmp_path) as (_, control), standin(speaks("one two")) as backend, httpx.AsyncClient(base_url=control.url) as client:
+        early = await client.post("/v1/chat/completions", json=chat())
+        assert (early.status_code, early.json()["error"]["code"]) == (503, "starting")
+        assert (await client.get("/health/ready")).status_code == 503
+        version = await control.put_in_force(POLICY.format(url=backend.url))
+        assert (await client.get("/health/ready")).status_code == 200
+        answer = await client.post("/v1/chat/completions", json=chat(stream=True))
+        assert said(answer.content).split() == ["one", "two"]
+        record = await asyncio.wait_for(control.records.get(), 10)
+        assert (record.exchange_id, record.policy_version) == (answer.headers["x-headgate-exchange-id"], version)
+        assert (record.code, record.route, record.calls[0].result) == (200, "main", "ok")
+
+
+async def test_sigterm_lets_a_stream_end_and_hands_its_record_over(tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(c: Conversation) -> None:
+        await c.start_stream()
+        await c.event(chunk("first"))
+        await go_on.wait()
+        await c.event(chunk(" last", "stop"))
+        await c.end_stream()
+
+    async with worker(tmp_path) as (process, control), standin(slow) as backend, httpx.AsyncClient(base_url=control.url) as client:
+        await control.put_in_force(POLICY.format(url=backend.url))
+        async with client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as answer:
+            pieces = answer.aiter_bytes()
+            assert b"first" in await anext(pieces)
+            process.send_signal(signal.SIGTERM)
+            go_on.set()
+            rest = b"".join([piece async for piece in pieces])
+        assert b" last" in rest
+        assert rest.endswith(b"data: [DONE]\n\n")
+        record = await asyncio.wait_for(control.records.get(), 10)
+        assert record.code == 200
+        assert await asyncio.wait_for(process.wait(), 10) == 0
