@@ -169,14 +169,17 @@ class Consumer:
             self._failed("add", error)
             self._dropped("store", len(records))
         except Exception:
-            log.exception("records could not be prepared", extra={"records": len(records)})
+            log.exception("records could not be stored", extra={"records": len(records)})
             self._dropped("error", len(records))
 
     def _prepare(self, records: list[ExchangeRecord]) -> tuple[list[ExchangeRecord], dict[str, int]]:
         """On a thread: redaction takes its time, and so does the making of spans."""
         prepared, lost = self._preparation.prepare(records, self._policy().content)
         if self._spans is not None:
-            self._spans.take(prepared)
+            try:
+                self._spans.take(prepared)
+            except Exception:
+                log.exception("spans could not be made", extra={"records": len(records)})
         return prepared, lost
 
     async def _prune_always(self) -> None:

@@ -20,6 +20,7 @@ PARTS_MAX = 1_000
 """Texts that one stream is put together to; the rest is left out."""
 
 _TOKEN = re.compile(r'"((?:[^"\\]|\\.)*+)(\\?)("?)|[^"]++', re.DOTALL)
+_NO_TEXT = ("role", "type", "index")
 _LONG_NUMBER = re.compile(r"\d{13,}")
 _CUT_ESCAPE = re.compile(r"\\u[0-9a-fA-F]{0,3}\Z")
 
@@ -92,7 +93,7 @@ def _texts(event: dict[str, Any]) -> Iterator[tuple[int, str, str]]:
 
 
 def _strings(index: int, prefix: str, fields: dict[str, Any]) -> Iterator[tuple[int, str, str]]:
-    return ((index, prefix + name, value) for name, value in fields.items() if isinstance(value, str) and name not in ("role", "type"))
+    return ((index, prefix + name, value) for name, value in fields.items() if isinstance(value, str) and name not in _NO_TEXT)
 
 
 def _dicts(value: object) -> list[dict[str, Any]]:
