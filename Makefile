@@ -29,7 +29,7 @@ format: setup ## Format the code
 generated: setup ## Write the pages that are made from the code
 	$(BIN)/headgate reference > docs/policy-reference.md
 	$(BIN)/headgate schema > docs/headgate.schema.json
-	$(BIN)/python -m gateway.telemetry.reference > docs/metrics.md
+	$(BIN)/headgate reference metrics > docs/metrics.md
 
 setup: $(INSTALLED) ## Make .venv and install into it
 

@@ -19,7 +19,7 @@ COMMANDS = {
     "explain": "walk one request through a policy, or show what was done with one",
     "diff": "say what a change of policy changes",
     "schema": "print the JSON Schema of the policy file",
-    "reference": "print the reference page of the policy file",
+    "reference": "print the reference page of the policy file, or of the metrics",
     "status": "show what a running gateway is doing",
     "rollback": "put the policy before this one back in force",
     "key": "make an API key",
