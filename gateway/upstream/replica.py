@@ -69,4 +69,5 @@ class Replica:
         return (b"%b%b%b%bcontent-length: %d\r\n\r\n" % (self._before_path, ask.path, self._after_path, ask.headers, length), *body)
 
     def usable(self, now: float) -> bool:
-        return self.ready and self.breaker.allows(now)
+        breaker = self.breaker
+        return self.ready and (breaker.opened_at is None or breaker.allows(now))

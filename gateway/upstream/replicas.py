@@ -40,7 +40,10 @@ class Replicas:
 
     def choose(self, tried: tuple[Replica, ...], affinity: int, now: float) -> Replica | None:
         """A usable replica, if possible none of those that have just refused."""
-        usable = [replica for replica in self._all if replica.usable(now)]
+        replicas = self._all
+        if len(replicas) == 1:
+            return replicas[0] if replicas[0].usable(now) else None
+        usable = [replica for replica in replicas if replica.usable(now)]
         if tried:
             usable = [replica for replica in usable if replica not in tried] or usable
         if len(usable) < 2:
