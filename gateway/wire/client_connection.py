@@ -34,7 +34,6 @@ class ClientConnection(asyncio.Protocol):
         "_complete",
         "_fault",
         "_feed",
-        "_garbage",
         "_head",
         "_head_bytes",
         "_head_done",
@@ -44,6 +43,7 @@ class ClientConnection(asyncio.Protocol):
         "_is_head",
         "_parser",
         "_pool",
+        "_quiet",
         "_reading_paused",
         "_repeats",
         "_reusable",
@@ -68,7 +68,7 @@ class ClientConnection(asyncio.Protocol):
         """What one read brought."""
         self.on_body = self._body.append
         self._is_head = False
-        self._interim = self._until_close = self._reusable = self._garbage = False
+        self._interim = self._until_close = self._reusable = False
         self._fault = ""
         self._new_parser()
         self._reset()
@@ -83,6 +83,8 @@ class ClientConnection(asyncio.Protocol):
         self._repeats = 0
         self._head_bytes = 0
         """Read so far, while the head is not complete."""
+        self._quiet = 0
+        """Read since the last byte of the body: httptools buffers a trailer, however long, and says nothing."""
         self._head_done = self._head_told = self._complete = False
 
     @property
@@ -142,35 +144,40 @@ class ClientConnection(asyncio.Protocol):
             self.abort()  # nothing was asked: it would pass for the answer to the next request
             return
         ticket.heard = True
-        error = None
+        fault = None
         if not self._head_told:
             self._head_bytes += len(data)
         try:
             self._feed(data)
-        except httptools.HttpParserError as problem:
-            error = problem
+        except httptools.HttpParserError as error:
+            fault = self._fault or str(error)
         if not self._head_told:
             if not self._head_done:
-                if error is None and self._head_bytes > self._pool.limits.head_bytes_max:
-                    self._fault = "its headers are too large"
-                if error is not None or self._fault:
-                    self._fail("protocol", self._fault or str(error))
+                if fault is None and self._head_bytes > self._pool.limits.head_bytes_max:
+                    fault = "its headers are too large"
+                if fault is not None:
+                    self._fail("protocol", fault)
                 return
             self._head_told = True
             ticket.receiver.response_head(self._status, self._head)
             if self._ticket is not ticket:
                 return
-        pieces = self._body
+        body, pieces = b"", self._body
         if pieces and not self._is_head:
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
+            self._quiet = 0
             ticket.receiver.response_body(body)
             if self._ticket is not ticket:
                 return
         if self._complete:
-            self._finish(ticket, reusable=self._reusable and error is None and not self._garbage and not pieces)
-        elif error is not None:
-            self._fail("protocol", self._fault or str(error))
+            self._finish(ticket, reusable=self._reusable and fault is None and not pieces)
+        elif fault is not None:
+            self._fail("protocol", fault)
+        elif not body:
+            self._quiet += len(data)
+            if self._quiet > self._pool.limits.head_bytes_max:
+                self._fail("protocol", "its body stands still between two chunks")
 
     def eof_received(self) -> bool:
         return False  # close; connection_lost knows what it means
@@ -193,7 +200,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._complete:
-            self._garbage = True
+            self._stop("it is followed by another")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
