@@ -1,0 +1,259 @@
+"""Spans as a collector gets them: over HTTP, decoded with OpenTelemetry's own protocol."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import Status as SpanStatus
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from gateway.records.spans import MODEL_CHARS_MAX, Spans
+from gateway.telemetry import tracing
+from gateway.telemetry.metrics import Exposition
+from gateway.telemetry.tracing import SpanQueue
+from tests.gateway.records.examples import CALL, FAILED, RECORD, content, record
+
+
+class Receiver(ThreadingHTTPServer):
+    """A collector: takes OTLP over HTTP on a loopback port."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.requests: list[ExportTraceServiceRequest] = []
+        self.raw = b""
+        self.status = 200
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1/traces"
+
+    @property
+    def spans(self) -> list[Span]:
+        return [span for r in self.requests for resource in r.resource_spans for scope in resource.scope_spans for span in scope.spans]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        assert self.path == "/v1/traces"
+        assert self.headers["content-type"] == "application/x-protobuf"
+        body = self.rfile.read(int(self.headers["content-length"]))
+        if self.headers.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        self.server.raw += body
+        if self.server.status == 200:
+            self.server.requests.append(ExportTraceServiceRequest.FromString(body))
+        self.send_response(self.server.status)
+        self.send_header("content-type", "application/x-protobuf")
+        self.send_header("content-length", "0")
+        self.end_headers()
+        self.wfile.write(ExportTraceServiceResponse().SerializeToString())
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def exposition() -> Exposition:
+    return Exposition()
+
+
+@pytest.fixture
+def queue(receiver: Receiver, exposition: Exposition) -> Iterator[SpanQueue]:
+    queue = SpanQueue(receiver.endpoint, exposition)
+    yield queue
+    queue.close()
+
+
+def attributes(holder: Any) -> dict[str, Any]:
+    def plain(value: AnyValue) -> Any:
+        kind = value.WhichOneof("value")
+        return [plain(entry) for entry in value.array_value.values] if kind == "array_value" else getattr(value, str(kind))
+
+    return {entry.key: plain(entry.value) for entry in holder.attributes}
+
+
+def test_a_collector_gets_the_exchange_and_its_calls_with_the_right_parents(
+    receiver: Receiver, queue: SpanQueue, exposition: Exposition
+) -> None:
+    Spans(queue, exposition).take([RECORD])
+    queue.flush()
+    server, failed, served = receiver.spans
+    assert {span.trace_id.hex() for span in receiver.spans} == {RECORD.trace_id}
+    assert (server.parent_span_id.hex(), server.span_id.hex()) == (RECORD.parent_span_id, RECORD.span_id)
+    assert {span.parent_span_id.hex() for span in (failed, served)} == {RECORD.span_id}
+    assert [span.span_id.hex() for span in (failed, served)] == [FAILED.span_id, CALL.span_id], "the ids that the backends were given"
+    assert [span.kind for span in receiver.spans] == [Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT, Span.SPAN_KIND_CLIENT]
+    assert [span.name for span in receiver.spans] == ["POST /v1/chat/completions", "chat support", "chat support"]
+    assert attributes(receiver.requests[0].resource_spans[0].resource)["service.name"] == "headgate"
+    assert exposition.value("headgate_spans_exported_total") == 3
+
+
+def test_times_are_the_records(receiver: Receiver, queue: SpanQueue, exposition: Exposition) -> None:
+    Spans(queue, exposition).take([RECORD])
+    queue.flush()
+    server, _, served = receiver.spans
+
+    def since_start(ns: int) -> float:
+        return pytest.approx((ns - RECORD.started_at * 1e9) / 1e9, abs=1e-6)  # type: ignore[no-any-return]
+
+    assert since_start(server.start_time_unix_nano) == 0
+    assert since_start(server.end_time_unix_nano) == RECORD.duration
+    assert since_start(served.start_time_unix_nano) == CALL.started
+    assert since_start(served.end_time_unix_nano) == CALL.ended
+    assert [(event.name, since_start(event.time_unix_nano)) for event in server.events] == [("commit", RECORD.committed)]
+    assert [(event.name, since_start(event.time_unix_nano)) for event in served.events] == [("retry", 0.002), ("hold", CALL.held)]
+    assert attributes(served.events[0]) == {"headgate.replica": "http://vllm-a:8000", "error.type": "connect"}
+
+
+def test_attributes_follow_the_conventions(receiver: Receiver, queue: SpanQueue, exposition: Exposition) -> None:
+    Spans(queue, exposition).take([RECORD])
+    queue.flush()
+    server, failed, served = receiver.spans
+    assert attributes(server) == {
+        "http.request.method": "POST",
+        "http.route": "/v1/chat/completions",
+        "http.response.status_code": 200,
+        "headgate.exchange_id": "ex-1",
+        "headgate.request_id": "req-1",
+        "headgate.route": "support",
+        "headgate.backend": "small",
+        "headgate.reason": "failover",
+        "headgate.policy_version": "3f9c2a",
+        "headgate.overhead": 0.0006,
+        "headgate.segment.tenant": "acme",
+        "headgate.segment.prompt_length": "<200",
+    }
+    assert attributes(served) == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "support",
+        "gen_ai.request.stream": True,
+        "gen_ai.response.model": "small-2026",
+        "gen_ai.response.finish_reasons": ["stop"],
+        "gen_ai.usage.input_tokens": 120,
+        "gen_ai.usage.output_tokens": 48,
+        "gen_ai.response.time_to_first_chunk": pytest.approx(0.2198),
+        "http.response.status_code": 200,
+        "server.address": "vllm-b",
+        "server.port": 8000,
+        "headgate.backend": "small",
+        "headgate.cost": 0.00031,
+        "headgate.currency": "USD",
+    }
+    assert attributes(failed)["error.type"] == "breaker_open"
+    assert [span.status.code for span in receiver.spans] == [
+        SpanStatus.STATUS_CODE_UNSET,
+        SpanStatus.STATUS_CODE_ERROR,
+        SpanStatus.STATUS_CODE_UNSET,
+    ]
+
+
+def test_nothing_that_was_said_is_exported(receiver: Receiver, queue: SpanQueue, exposition: Exposition) -> None:
+    secret = b"SECRET-PROMPT"
+    told = record(
+        1,
+        content=content(secret, secret),
+        error=secret.decode(),
+        unit=secret.decode(),
+        key=secret.decode(),
+        calls=(replace(FAILED, message=secret.decode()),),
+    )
+    Spans(queue, exposition).take([told])
+    queue.flush()
+    assert len(receiver.spans) == 2
+    assert secret not in receiver.raw
+
+
+def test_only_what_was_sampled(receiver: Receiver, queue: SpanQueue, exposition: Exposition) -> None:
+    Spans(queue, exposition).take([record(1, trace_sampled=False), record(2, parent_span_id="", calls=())])
+    queue.flush()
+    (span,) = receiver.spans
+    assert span.parent_span_id == b"", "a trace that begins here"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "error"),
+    [(503, SpanStatus.STATUS_CODE_ERROR, "503"), (499, SpanStatus.STATUS_CODE_UNSET, None), (404, SpanStatus.STATUS_CODE_UNSET, None)],
+)
+def test_what_is_an_error(code: int, status: int, error: str | None, receiver: Receiver, queue: SpanQueue, exposition: Exposition) -> None:
+    cancelled = replace(CALL, result="cancelled", attempts=())
+    Spans(queue, exposition).take([record(1, code=code, calls=(cancelled,), committed=None, backend="", endpoint="embeddings")])
+    queue.flush()
+    server, call = receiver.spans
+    assert (server.status.code, attributes(server).get("error.type")) == (status, error)
+    assert call.status.code == SpanStatus.STATUS_CODE_UNSET
+    assert attributes(call)["error.type"] == "cancelled"
+    assert call.name == "embeddings support"
+    assert list(server.events) == []
+
+
+def test_what_a_client_chose_is_bounded_and_bad_ids_are_counted(receiver: Receiver, queue: SpanQueue, exposition: Exposition) -> None:
+    spans = Spans(queue, exposition)
+    spans.take([record(1, trace_id="no id"), record(2, model="m" * 100_000)])
+    queue.flush()
+    assert exposition.value("headgate_spans_dropped_total", "invalid") == 1
+    assert receiver.spans[1].name == "chat " + "m" * MODEL_CHARS_MAX
+
+
+def test_a_collector_that_refuses_costs_counted_spans(receiver: Receiver, queue: SpanQueue, exposition: Exposition) -> None:
+    receiver.status = 400
+    Spans(queue, exposition).take([RECORD])
+    queue.flush()
+    assert exposition.value("headgate_spans_dropped_total", "export") == 3
+    receiver.status = 200
+    Spans(queue, exposition).take([RECORD])
+    queue.flush()
+    assert exposition.value("headgate_spans_exported_total") == 3
+
+
+class Stuck(SpanExporter):
+    """A collector that does not answer until it is let."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.sizes: list[int] = []
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.release.wait(30)
+        self.sizes.append(len(spans))
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None: ...
+
+
+def test_what_waits_for_a_collector_is_bounded(monkeypatch: pytest.MonkeyPatch, exposition: Exposition) -> None:
+    monkeypatch.setattr(tracing, "SPANS_WAITING_MAX", 10)
+    monkeypatch.setattr(tracing, "BATCH_SPANS_MAX", 5)
+    exporter = Stuck()
+    queue = SpanQueue("", exposition, exporter=exporter)
+    Spans(queue, exposition).take([record(n) for n in range(5)])  # three spans each
+    assert exposition.value("headgate_spans_dropped_total", "queue_full") == 6
+    exporter.release.set()
+    queue.flush()
+    assert sum(exporter.sizes) == 9
+    Spans(queue, exposition).take([record(6)])
+    queue.close()
+    assert exposition.value("headgate_spans_exported_total") == 12, "closing sends what waits"
