@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
 from gateway.protocol.reader import StreamReader
+from gateway.protocol.sse import event_data
 from gateway.protocol.usage import WireUsage
 
 CHOICES_MAX = 4096
@@ -15,9 +17,11 @@ LEARNINGS_MAX = 100
 """Times that a stream is learned anew: some engines put the second into every chunk."""
 DONE = b"data: [DONE]\n\n"
 
-_NULL_FINISH = b',"finish_reason":null'
-_NULL_FINISH_FIRST = b'"finish_reason":null,'
+_TEXT = re.compile(rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+')
+"""What may stand between the quotes of a JSON string; escaped surrogates, which must come in pairs, are left to the parser."""
+_TEXT_STARTS = (b'"content":"', b'"text":"', b'"reasoning":"', b'"reasoning_content":"', b'"arguments":"')
 _LOGPROBS = b'"logprobs":{'
+_inside_string, _text_at = _TEXT.fullmatch, _TEXT.match
 
 
 class _Choice(msgspec.Struct):
@@ -70,13 +74,23 @@ _OBJECT = msgspec.json.Decoder(dict[str, Any])
 class ChunkStream(StreamReader):
     """A chat or completions stream.
 
-    Once content has come, a chunk of a single choice is recognised without parsing: its bytes begin and end like those of a
-    chunk that was parsed, the beginning up to and into the choice, the end from there, and `"finish_reason":null` in one of
-    them (`_learn`). What lies between is then inside that choice, so the chunk ends nothing, reports nothing and is no error.
-    Everything else is parsed.
+    Engines repeat every byte of a chunk but its text. So of a chunk that was parsed the bytes before and after its text are
+    kept, and an event that has the same, with nothing but the inside of a JSON string between them, is the same chunk with
+    another text: it ends nothing, reports nothing new, is no error, and is passed on without parsing. That is after the
+    commit and for a single choice; everything else is parsed.
     """
 
-    __slots__ = ("_choices", "_finished", "_learnings", "_prefix", "_strip_usage", "_suffix", "_unparsed")
+    __slots__ = (
+        "_after",
+        "_after_bytes",
+        "_before",
+        "_before_bytes",
+        "_choices",
+        "_finished",
+        "_learnings",
+        "_strip_usage",
+        "_unparsed",
+    )
 
     def __init__(self, choices: int, strip_usage: bool) -> None:
         super().__init__()
@@ -84,10 +98,12 @@ class ChunkStream(StreamReader):
         self._strip_usage = strip_usage
         self._finished: dict[int, str] = {}
         """Why each choice that was seen ended; "" while it has not."""
-        self._prefix = self._suffix = b""
+        self._before = self._after = b""
+        """Of the learned chunk, up to its text and from there on; empty while none is."""
+        self._before_bytes = self._after_bytes = 0
         self._learnings = 0
         self._unparsed = False
-        """An event may begin now, and one that is like the learned one needs no parsing."""
+        """An event begins with the next byte, and one like the learned chunk needs no parsing."""
 
     @property
     def finish_reasons(self) -> tuple[str, ...]:
@@ -104,32 +120,35 @@ class ChunkStream(StreamReader):
 
     def feed(self, data: bytes) -> bytes:
         if self._unparsed and (
-            (data.endswith(self._suffix) and data.startswith(self._prefix) and data.find(b"\n") == len(data) - 2 and 0x0D not in data)
+            (
+                data.endswith(self._after)
+                and data.startswith(self._before)
+                and _inside_string(data, self._before_bytes, len(data) - self._after_bytes) is not None
+            )
             or self._are_like_learned(data)
         ):
             return data
         out = super().feed(data)
-        self._unparsed = bool(self._prefix) and self._kept and not self._splitter.tail and not self.failed
+        self._unparsed = bool(self._before) and self._kept and not self._splitter.tail and not self.failed
         return out
 
     def _are_like_learned(self, data: bytes) -> bool:
-        """Whole events, each a line that needs no parsing."""
-        prefix, suffix = self._prefix, self._suffix
-        start = 0
-        while data.startswith(prefix, start):
-            end = data.find(b"\n", start) + 2
-            if not data.endswith(suffix, start, end):
+        """Whole events, each of them the learned chunk with another text."""
+        start, size = 0, len(data)
+        while data.startswith(self._before, start):
+            match = _text_at(data, start + self._before_bytes)
+            if match is None or not data.startswith(self._after, match.end()):
                 return False
-            if end == len(data):
-                return 0x0D not in data
-            start = end
+            start = match.end() + self._after_bytes
+            if start == size:
+                return True
         return False
 
     def _all_finished(self) -> bool:
         return bool(self._finished) and all(self._finished.values())
 
     def _read(self, event: bytes, data: bytes) -> bool:
-        if self._prefix and self._are_like_learned(event):
+        if self._before and self._are_like_learned(event):
             return True
         if data == b"[DONE]":
             if not self._all_finished():
@@ -137,7 +156,7 @@ class ChunkStream(StreamReader):
             self.done_seen = True
             return True
         try:
-            chunk = (_CHUNK if self._committed else _FULL_CHUNK).decode(data)
+            chunk = (_CHUNK if self._committed and self.content_seen else _FULL_CHUNK).decode(data)
             if chunk.error or chunk.object == "error":
                 return self._fail(chunk.error or _OBJECT.decode(data))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -162,36 +181,37 @@ class ChunkStream(StreamReader):
                 finished[index] = choice.finish_reason or ""
         if len(finished) > CHOICES_MAX:
             return self._break(f"the stream has more than {CHOICES_MAX} choices")
-        if (
-            self._committed
-            and self._learnings < LEARNINGS_MAX
-            and self._choices == len(finished) == len(chunk.choices) == 1
-            and not chunk.choices[0].finish_reason
-        ):
+        if self._committed and self.content_seen and self._choices == len(finished) == len(chunk.choices) == 1:
             self._learn(event)
         return True
 
     def _learn(self, event: bytes) -> None:
-        """Take the beginning and the end of this chunk as those of a chunk that needs no parsing. What is left when the rest is
-        cut out must be a chunk of one choice that has not finished: so the beginning leads into the choice, and the end out."""
+        """Keep what stands around this chunk's text, if that alone is a chunk whose choice has not ended: so the text is a
+        string within it, and any other string can take its place."""
+        if self._learnings == LEARNINGS_MAX or event.find(_LOGPROBS) >= 0:  # which change with every token
+            return
         self._learnings += 1
-        start = event.find(b'"choices":[{') + 12
-        finish = event.rfind(_NULL_FINISH)
-        if finish >= start:
-            prefix, suffix = event[:start], event[finish:]
-            kernel = prefix + suffix[1:]
+        for start in _TEXT_STARTS:
+            at = event.find(start)
+            if at >= 0:
+                break
         else:
-            inside = event.find(_NULL_FINISH_FIRST, start) + len(_NULL_FINISH_FIRST)
-            prefix, suffix = event[:inside], event[event.rfind(b'}],"') :]
-            kernel = prefix[:-1] + suffix
-        if not (kernel.startswith(b"data: {") and kernel.endswith(b"}\n\n") and _NULL_FINISH[1:] in kernel) or _LOGPROBS in suffix:
+            return
+        at += len(start)
+        match = _text_at(event, at)
+        if match is None:
+            return
+        before, after = event[:at], event[match.end() :]
+        data = event_data(before + after)
+        if not before.startswith(b"data: {") or not after.endswith(b"\n\n") or data is None:
             return
         try:
-            chunk = _CHUNK.decode(kernel[6:])
-        except (msgspec.DecodeError, RecursionError):
+            chunk = _CHUNK.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
-        if chunk.choices is not None and len(chunk.choices) == 1:
-            self._prefix, self._suffix = prefix, suffix
+        if chunk.choices is not None and len(chunk.choices) == 1 and not chunk.choices[0].finish_reason:
+            self._before, self._before_bytes = before, len(before)
+            self._after, self._after_bytes = after, len(after)
 
     def _ending(self) -> bytes:
         if not self.whole or self.done_seen:
