@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from gateway.control.fleet import Fleet
 from gateway.control.reload import Reloader
-from gateway.link.messages import ReplicaState
+from gateway.upstream.probe import ProbeView
 from monitors.alerts import Alert, Board, Key, Rule
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Sources:
         self,
         reloader: Reloader,
         fleet: Fleet,
-        replicas: Callable[[], Iterable[ReplicaState]],
+        replicas: Callable[[], Iterable[ProbeView]],
         dropped: Callable[[], float],
         restarts: Callable[[], Mapping[str, int]],
         workers: int,
@@ -55,12 +55,12 @@ class Sources:
             problems = self._reloader.rejected.problems
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             found["policy_rejected", ""] = f"{problems[0]}{more}" if problems else "the policy file was rejected"
-        for state in self._replicas():
-            subject = f"{state.backend} {state.replica}"
-            if not state.ready:
-                found["replica_unready", subject] = f"{state.replica} of {state.backend} does not answer its readiness prompt"
-            if not state.evidence_ok:
-                found["evidence_mismatch", subject] = f"{state.replica} of {state.backend} does not give the evidence the policy declares"
+        for view in self._replicas():
+            subject = f"{view.state.backend} {view.state.replica}"
+            if not view.state.ready:
+                found["replica_unready", subject] = f"{subject} is not ready: {view.message}"
+            elif not view.state.evidence_ok:
+                found["evidence_mismatch", subject] = f"{subject} does not give the evidence that the policy declares: {view.message}"
         found |= self._growth()
         members = self._fleet.members
         if len(members) < self._workers:

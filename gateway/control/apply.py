@@ -27,10 +27,11 @@ class SupersededError(HeadgateError):
 
 
 class Probes(Protocol):
-    """The prober, as far as a reload needs it."""
+    """`gateway.upstream.probe.Prober`, as far as a policy on its way in needs it."""
 
     def watch(self, backends: Iterable[Backend]) -> None:
-        """Probe these from now on, and no others; those it knows already keep their state."""
+        """Probe these from now on, and no others; those it knows already keep their state. Of two definitions of one backend
+        the later is the one that `is_ready` means."""
         ...
 
     def is_ready(self, backend: str) -> bool:
@@ -117,8 +118,8 @@ class Applier:
 
     async def _until_ready(self, policy: Policy, seconds: float) -> tuple[str, ...]:
         """Wait until some replica of every new backend is ready; the names of those that are not after `seconds`."""
-        known = {backend.name: backend.replicas for backend in self._backends}
-        new = [backend.name for backend in policy.backends if known.get(backend.name) != backend.replicas]
+        known = set(map(_whom, self._backends))
+        new = [backend.name for backend in policy.backends if _whom(backend) not in known]
         deadline = asyncio.get_running_loop().time() + seconds
         while unready := tuple(name for name in new if not self._probes.is_ready(name)):
             if asyncio.get_running_loop().time() >= deadline:
@@ -131,3 +132,8 @@ class Applier:
         if self._superseded.is_set():
             raise SupersededError
         return unready
+
+
+def _whom(backend: Backend) -> tuple[object, ...]:
+    """Who is asked: a backend of which this changes may not be there, whatever was known before."""
+    return (backend.name, backend.replicas, backend.model, backend.api_key)

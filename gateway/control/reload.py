@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 POLL_INTERVAL_S = 1.0
 READY_WITHIN_S = 30.0
 """What a new backend that is not ready may delay a swap by."""
-READY_WITHIN_AT_START_S = 10.0
+READY_WITHIN_AT_START_S = 5.0
+"""The same for the first policy, before which nothing is served: enough for embedded models to start."""
 READ_TRIES = 5
 """For a file that changes while it is being read."""
 PROBLEMS_LOGGED_MAX = 20

@@ -68,7 +68,7 @@ class ScriptedWorker(Worker):
 
 
 class ScriptedProbes:
-    """Every backend is ready but those named."""
+    """Every backend is ready but those named, by name or as `name:model`."""
 
     def __init__(self) -> None:
         self.watched: list[str] = []
@@ -78,7 +78,8 @@ class ScriptedProbes:
         self.watched = [f"{backend.name}:{backend.model}" for backend in backends]
 
     def is_ready(self, backend: str) -> bool:
-        return backend not in self.unready
+        newest = [label for label in self.watched if label.startswith(f"{backend}:")][-1]
+        return backend not in self.unready and newest not in self.unready
 
 
 class Hooks:
