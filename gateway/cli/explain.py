@@ -5,16 +5,23 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
 
 from gateway.cli.admin_client import add_admin_options, ask
-from gateway.cli.output import USAGE, WELL, WRONG, CommandError, add_output, print_json, readable, table
+from gateway.cli.output import USAGE, WELL, WRONG, CommandError, add_output, print_json, table
 from gateway.cli.policy_file import load_or_fail
 from gateway.cli.walk import Explanation, explain, failure
 from gateway.errors import ApiError
+from gateway.link.messages import AttemptRecord, CallRecord, Content, ExchangeRecord
+from gateway.records.story import story
 from gateway.server.accept import ENDPOINTS
 from policies.compile import compile_policy
 from policies.schema import Key, Policy
 
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 REQUEST_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -114,9 +121,27 @@ def show_exchange(args: argparse.Namespace) -> int:
     """Print the story of a recorded exchange."""
     if args.policy:
         raise CommandError("--exchange asks the running gateway: give no policy with it", USAGE)
-    answer = ask(args, "GET", f"/exchanges/{args.exchange}")
-    if args.output == "json":
-        print_json(answer)
-    else:
-        print(readable(answer))
+    answer = ask(args, "GET", f"/exchanges/{quote(args.exchange, safe='')}")
+    print_json(answer) if args.output == "json" else print("\n".join(story(from_json(answer))))
     return WELL
+
+
+def from_json(answer: dict[str, Any]) -> ExchangeRecord:
+    """The record that `gateway.records.story.to_json` wrote. A field that this version does not know is left out."""
+    calls = [
+        _known(
+            CallRecord,
+            call,
+            finish_reasons=tuple(call["finish_reasons"]),
+            attempts=tuple(_known(AttemptRecord, a) for a in call["attempts"]),
+        )
+        for call in answer["calls"]
+    ]
+    content = answer["content"] and Content(
+        answer["content"]["request"].encode(), answer["content"]["response"].encode(), answer["content"]["truncated"]
+    )
+    return _known(ExchangeRecord, answer, segments=tuple(answer["segments"].items()), calls=tuple(calls), content=content)
+
+
+def _known(cls: type[_Struct], answer: dict[str, Any], **instead: Any) -> _Struct:
+    return cls(**{name: instead.get(name, answer[name]) for name in cls.__struct_fields__ if name in answer})

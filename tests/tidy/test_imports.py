@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import json
 import subprocess
@@ -80,6 +81,7 @@ def test_what_a_module_holds_is_constant(name: str) -> None:
         kind = type(value)
         if kind.__module__.partition(".")[0] in PACKAGES:
             frozen = isinstance(value, tuple | type) or (isinstance(value, msgspec.Struct) and value.__struct_config__.frozen)
+            frozen = frozen or (dataclasses.is_dataclass(value) and value.__dataclass_params__.frozen)  # type: ignore[union-attr]
             empty = not getattr(value, "__dict__", None) and not getattr(value, "__slots__", None)
             assert frozen or empty, f"{name}.{attribute} is a {kind.__name__} that could change"
         assert kind.__module__ not in ("collections", "queue", "_thread", "threading", "asyncio"), (
