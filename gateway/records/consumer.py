@@ -93,8 +93,8 @@ class Consumer:
         self._enqueue(batch)
 
     async def flush(self) -> None:
-        """Wait until all that was taken before is stored, or dropped."""
-        if self._closed:
+        """Wait until all that was taken before is stored, or dropped. Before `start` and after `close` it does nothing."""
+        if self._closed or not len(self._tasks):
             return
         done = asyncio.Event()
         self._enqueue(_Batch((), done.set, 0))

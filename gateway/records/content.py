@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -48,14 +48,23 @@ def streamed_parts(response: bytes) -> list[dict[str, Any]] | None:
     if not response.lstrip().startswith((b"data:", b"event:", b":", b"id:", b"retry:")):
         return None
     texts: dict[tuple[int, str], list[str]] = {}
+
+    def add(index: object, prefix: str, fields: dict[str, Any]) -> None:
+        for name, value in fields.items():
+            if isinstance(value, str) and name not in _NO_TEXT:
+                key = (index if isinstance(index, int) else 0, prefix + name)
+                if key in texts:
+                    texts[key].append(value)
+                elif len(texts) < PARTS_MAX:
+                    texts[key] = [value]
+
     for data in _events(response):
         try:
             event = msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
-        for index, kind, text in _texts(event) if isinstance(event, dict) else ():
-            if len(texts) < PARTS_MAX or (index, kind) in texts:
-                texts.setdefault((index, kind), []).append(text)
+        if isinstance(event, dict):
+            _take_texts(event, add)
     return [{"index": index, "kind": kind, "text": "".join(pieces)} for (index, kind), pieces in texts.items()]
 
 
@@ -70,38 +79,29 @@ def _events(response: bytes) -> Iterator[bytes]:
             lines.clear()
 
 
-def _texts(event: dict[str, Any]) -> Iterator[tuple[int, str, str]]:
-    """(index, kind, text) of every piece of text in one event of any of the endpoints."""
-    error = event.get("error")
-    if isinstance(error, dict):
-        yield 0, "error", str(error.get("message", ""))
-    delta = event.get("delta")
-    index = _number(event.get("index", event.get("output_index")))
-    if isinstance(delta, str):  # responses: {"type": "response.output_text.delta", "output_index": 0, "delta": "..."}
-        yield index, str(event.get("type", "")).removesuffix(".delta").removeprefix("response."), delta
-    elif isinstance(delta, dict):  # messages: {"type": "content_block_delta", "index": 0, "delta": {"type": ..., "text": "..."}}
-        yield from _strings(index, "", delta)
+def _take_texts(event: dict[str, Any], add: Callable[[object, str, dict[str, Any]], None]) -> None:
+    """Give `add` (index, prefix of their names, fields) for every piece of text in one event of any of the endpoints."""
     for choice in _dicts(event.get("choices")):
-        index = _number(choice.get("index"))
-        yield from _strings(index, "", choice)  # completions: text; all: finish_reason
+        index = choice.get("index")
+        add(index, "", choice)  # completions: text; all: finish_reason
         inner = choice.get("delta")
         if isinstance(inner, dict):
-            yield from _strings(index, "", inner)
+            add(index, "", inner)
             for call in _dicts(inner.get("tool_calls")):
-                function = call.get("function")
-                yield from _strings(index, f"tool_calls[{_number(call.get('index'))}].", function if isinstance(function, dict) else {})
-
-
-def _strings(index: int, prefix: str, fields: dict[str, Any]) -> Iterator[tuple[int, str, str]]:
-    return ((index, prefix + name, value) for name, value in fields.items() if isinstance(value, str) and name not in _NO_TEXT)
+                if isinstance(function := call.get("function"), dict):
+                    add(index, f"tool_calls[{call.get('index', 0)}].", function)
+    if (delta := event.get("delta")) is not None:
+        index = event.get("index", event.get("output_index"))
+        if isinstance(delta, str):  # responses: {"type": "response.output_text.delta", "output_index": 0, "delta": "..."}
+            add(index, "", {str(event.get("type")).removesuffix(".delta").removeprefix("response."): delta})
+        elif isinstance(delta, dict):  # messages: {"type": "content_block_delta", "index": 0, "delta": {"type": ..., "text": "..."}}
+            add(index, "", delta)
+    if isinstance(error := event.get("error"), dict):
+        add(0, "error.", error)
 
 
 def _dicts(value: object) -> list[dict[str, Any]]:
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0
 
 
 def _redacted_document(text: str, redactor: Redactor) -> bytes:

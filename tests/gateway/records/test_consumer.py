@@ -300,6 +300,12 @@ async def test_close_stores_what_waits_and_then_takes_nothing() -> None:
     await rig.consumer.flush()
 
 
+async def test_one_that_was_never_started_can_be_closed() -> None:
+    rig = Rig()
+    rig.take(record(1))
+    await rig.consumer.close()
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():

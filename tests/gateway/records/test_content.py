@@ -148,7 +148,7 @@ def test_streams_of_the_other_endpoints() -> None:
 def test_an_error_within_a_stream_is_kept() -> None:
     assert parts(stream(chat("so far"), {"error": {"message": "boom for a@b.com"}}))[1] == {
         "index": 0,
-        "kind": "error",
+        "kind": "error.message",
         "text": "boom for [email]",
     }
 
