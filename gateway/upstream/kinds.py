@@ -1,5 +1,6 @@
-"""What each kind of backend is: which endpoints it has, which extra body fields would let one client harm others or reach into the
-server, which it would silently ignore, and which error statuses only mean that it is busy.
+"""What each kind of backend is: which extra body fields would let one client harm others or reach into the server, which it would
+silently ignore, and which error statuses only mean that it is busy. (Every kind has every endpoint; one that a server of its kind
+lacks after all it answers with 404 or 501 itself.)
 
 `request.deny` adds fields to a kind's list; `request.allow` takes fields off it, and off what is refused as ignored.
 """
@@ -11,10 +12,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from policies.plan import Endpoint
 from policies.schema import Backend, Kind
-
-EVERY_ENDPOINT: Final[frozenset[Endpoint]] = frozenset({"chat", "completions", "embeddings", "responses", "messages"})
 
 _SHARED_SERVER: Final = frozenset(
     {
@@ -75,7 +73,6 @@ _OLLAMA_MODEL: Final = frozenset(
 class KindFacts(msgspec.Struct, frozen=True):
     """One kind of backend."""
 
-    endpoints: frozenset[Endpoint]
     denied: frozenset[str]
     """Extra body fields that are not passed on."""
     ignores: frozenset[str] = frozenset()
@@ -85,16 +82,15 @@ class KindFacts(msgspec.Struct, frozen=True):
 
 
 KINDS: Final[dict[Kind, KindFacts]] = {
-    "vllm": KindFacts(EVERY_ENDPOINT, _SHARED_SERVER | _SERVER_INSIDE),
+    "vllm": KindFacts(_SHARED_SERVER | _SERVER_INSIDE),
     # Its 503 is "the queue is full", without retry-after.
     "ollama": KindFacts(
-        EVERY_ENDPOINT,
         _OLLAMA_MODEL,
         ignores=frozenset({"n", "tool_choice", "logit_bias", "max_completion_tokens"}),
         busy_statuses=frozenset({429, 503}),
     ),
-    "openai": KindFacts(EVERY_ENDPOINT, _SHARED_SERVER | _SERVER_INSIDE | _OTHER_SERVERS),
-    "embedded": KindFacts(frozenset({"chat", "completions"}), frozenset()),
+    "openai": KindFacts(_SHARED_SERVER | _SERVER_INSIDE | _OTHER_SERVERS),
+    "embedded": KindFacts(frozenset()),
 }
 
 _HARMLESS: Final = {
@@ -108,8 +104,6 @@ _HARMLESS: Final = {
 
 class BodyFacts(Protocol):
     """What is asked of a request body (`gateway.protocol.body.Body`)."""
-
-    endpoint: Endpoint
 
     @property
     def names(self) -> Set[str]:
@@ -133,10 +127,10 @@ def denied(backend: Backend, names: Set[str]) -> str | None:
 
 def refused(backend: Backend, body: BodyFacts) -> str | None:
     """Why this kind of backend cannot do what a request asks, where it would not say so itself."""
-    kind = KINDS[backend.kind]
-    if body.endpoint not in kind.endpoints:
-        return f"backend {backend.name} ({backend.kind}) does not offer {body.endpoint}"
-    for name in sorted(body.names & kind.ignores):
+    ignores = KINDS[backend.kind].ignores
+    if ignores.isdisjoint(body.names):
+        return None
+    for name in sorted(ignores.intersection(body.names)):
         if name == "max_completion_tokens" and "max_tokens" in body.names:
             continue
         if name not in backend.request.allow and body.value(name) not in _HARMLESS[name]:

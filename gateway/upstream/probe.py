@@ -20,6 +20,7 @@ from gateway.link.messages import ReplicaState
 from gateway.tasks import TaskGroup
 from gateway.telemetry.metrics import Exposition
 from gateway.upstream import ping
+from gateway.wire.tls import client_context
 from policies.plan import Endpoint
 from policies.schema import Backend
 
@@ -91,7 +92,8 @@ class Prober:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`on_change` is called whenever `states` has changed by a probe; `tls` checks https replicas."""
+        """`on_change` is called whenever a probe has changed `states`; `tls` checks https replicas (None: by the system's
+        authorities)."""
         self._exposition = exposition
         self._on_change = on_change
         self._clock = clock
@@ -100,7 +102,7 @@ class Prober:
         # A connection of its own for every probe: that there is a new one to be had is part of being ready.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._client = httpx.AsyncClient(
-            verify=True if tls is None else tls, transport=transport, limits=limits, follow_redirects=False, trust_env=False
+            verify=tls or client_context(""), transport=transport, limits=limits, follow_redirects=False, trust_env=False
         )
         self._targets: dict[Key, _Target] = {}
         self._newest: dict[str, Backend] = {}
@@ -181,6 +183,9 @@ class Prober:
                 self._found(target, ready=False, message=f"no answer to a prompt within {bound:g} s")
             except _Unready as finding:
                 self._found(target, ready=False, message=str(finding))
+            except Exception as error:  # whatever it was, the replica must be asked again
+                log.exception("%s: a probe failed", target.name)
+                self._found(target, ready=False, message=f"{type(error).__name__}: {error}")
             else:
                 self._found(target, ready=True, message=problem or "", evidence_ok=problem is None)
 
