@@ -12,6 +12,7 @@ import yaml
 
 from gateway.cli.main import main
 from gateway.cli.policy_file import load_file
+from gateway.control.alerts import RULES
 from gateway.telemetry.catalog import CATALOG
 
 from .sources import ROOT, named
@@ -66,6 +67,11 @@ def test_alert_uses_metrics_that_exist_and_is_in_the_manual(rule: dict[str, Any]
     manual = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
     assert f"### {rule['alert']}\n" in manual
     assert rule["annotations"]["runbook"].endswith(f"docs/operating.md#{rule['alert'].lower()}")
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_what_headgate_itself_alerts_of_is_in_the_manual(name: str) -> None:
+    assert f"### {name}\n" in (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
 
 
 def test_the_container_is_slim_and_not_root() -> None:
