@@ -310,8 +310,13 @@ class HttpUpstream:
 
     def _judge(self, call: HttpCall, now: float, *, failed: bool | None) -> None:
         """Tell the breaker how an attempt ended; None: nothing was learnt."""
-        if call.replica is not None:
-            self._replicas.judge(call.replica, now, failed=failed, trial=call.trial)
+        replica = call.replica
+        if replica is None:
+            return
+        if failed is False and not call.trial:
+            replica.breaker.succeeded()
+        else:
+            self._replicas.judge(replica, now, failed=failed, trial=call.trial)
             call.trial = False
 
     def _fail_soon(self, call: HttpCall, error: CallError) -> None:

@@ -64,7 +64,7 @@ class Replicas:
             replica.ready = states.get(replica.url, True)
 
     def judge(self, replica: Replica, now: float, *, failed: bool | None, trial: bool) -> None:
-        """How an attempt ended; `failed` None: it says nothing of the replica."""
+        """How an attempt ended, if it failed or was a trial; `failed` None: it says nothing of the replica."""
         breaker = replica.breaker
         was_open = breaker.is_open
         if failed:
@@ -73,8 +73,6 @@ class Replicas:
             breaker.abandoned()
         elif trial:
             breaker.answered()
-        elif failed is False:
-            breaker.succeeded()
         if (is_open := breaker.is_open) != was_open:
             self._broken.value += 1 if is_open else -1
             if self._turned is not None:

@@ -28,29 +28,30 @@ class RetryBudget:
         self._retries = [0] * BUDGET_WINDOW_S
         self._second = 0
 
-    def _turn(self, now: float) -> int:
-        """Forget the seconds that have left the window; the slot of this one."""
-        second = int(now)
-        if second != self._second:
-            for passed in range(max(self._second + 1, second - BUDGET_WINDOW_S + 1), second + 1):
-                self._calls[passed % BUDGET_WINDOW_S] = 0
-                self._retries[passed % BUDGET_WINDOW_S] = 0
-            self._second = second
-        return second % BUDGET_WINDOW_S
-
     def called(self, now: float) -> None:
         """A call (not a retry) starts."""
-        self._calls[self._turn(now)] += 1
+        second = int(now)
+        if second != self._second:
+            self._turn(second)
+        self._calls[second % BUDGET_WINDOW_S] += 1
 
     def spend(self, now: float) -> bool:
         """Take one retry out of the budget, if there is one."""
-        slot = self._turn(now)
-        if self._percent <= 0:
+        second = int(now)
+        if second != self._second:
+            self._turn(second)
+        allowed = BUDGET_FLOOR_PER_S * BUDGET_WINDOW_S + sum(self._calls) * self._percent / 100
+        if self._percent <= 0 or sum(self._retries) >= allowed:
             return False
-        if sum(self._retries) >= BUDGET_FLOOR_PER_S * BUDGET_WINDOW_S + sum(self._calls) * self._percent / 100:
-            return False
-        self._retries[slot] += 1
+        self._retries[second % BUDGET_WINDOW_S] += 1
         return True
+
+    def _turn(self, second: int) -> None:
+        """Forget the seconds that have left the window."""
+        for passed in range(max(self._second + 1, second - BUDGET_WINDOW_S + 1), second + 1):
+            self._calls[passed % BUDGET_WINDOW_S] = 0
+            self._retries[passed % BUDGET_WINDOW_S] = 0
+        self._second = second
 
 
 class RetryRule:
