@@ -25,13 +25,13 @@ def error_body(status: int, kind: str | None, message: str, param: str | None = 
     return msgspec.json.encode({"error": _error(kind or kind_of(status), message, param, code)})
 
 
-def error_event(endpoint: Endpoint, kind: str, message: str, param: str | None = None, code: str | None = None) -> bytes:
+def error_event(endpoint: Endpoint, kind: str, message: str, code: str | None = None) -> bytes:
     """What ends a stream that has failed after it began."""
     if endpoint == "responses":
-        return _event({"type": "error", "code": code or kind, "message": message, "param": param, "sequence_number": 0})
+        return _event({"type": "error", "code": code or kind, "message": message, "param": None, "sequence_number": 0})
     if endpoint == "messages":
         return _event({"type": "error", "error": {"type": "api_error" if kind == "server_error" else kind, "message": message}})
-    return b'data: {"error":%b}\n\ndata: [DONE]\n\n' % msgspec.json.encode(_error(kind, message, param, code))
+    return b'data: {"error":%b}\n\ndata: [DONE]\n\n' % msgspec.json.encode(_error(kind, message, None, code))
 
 
 def _error(kind: str, message: str, param: str | None, code: str | None) -> dict[str, str | None]:

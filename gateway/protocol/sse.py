@@ -30,6 +30,8 @@ class EventSplitter:
             self._only_lf = False
         tail = self.tail
         if not tail:
+            if self._only_lf and 0 < data.find(b"\n\n") == len(data) - 2 and data[0] != _LF:
+                return [data]  # most reads bring one event
             events, end = _cut(data, 0, self._only_lf)
             if end < len(data):
                 tail += data[end:]
@@ -58,7 +60,7 @@ def _cut(data: bytes | bytearray, seen: int, only_lf: bool) -> tuple[list[bytes]
             if match is None:
                 break
             end = match.end()
-        events.append(bytes(data[start:end]))  # no copy where it is all of a read
+        events.append(bytes(data[start:end]))
         start = end
     return events, start
 
