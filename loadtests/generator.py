@@ -10,6 +10,7 @@ import asyncio
 import json
 import resource
 import time
+from typing import cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -72,8 +73,7 @@ class Connection(asyncio.Protocol):
         self.idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self._send()
 
     def _send(self) -> None:

@@ -62,11 +62,22 @@ class Gateway:
         return answer.json()
 
     async def scrape(self) -> dict[str, float]:
-        """Every sample of the metrics listener, `name{label="value",...}` to value."""
+        """Every sample of the metrics listener, `name{label="value",...}` (labels sorted) to value."""
         async with httpx.AsyncClient(base_url=self.metrics, timeout=30) as client:
             text = (await client.get("/metrics")).text
         samples = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
-        return {name: float(value) for name, _, value in samples}
+        return {sort_labels(name): float(value) for name, _, value in samples}
+
+    async def metric(self, name: str, expected: float) -> None:
+        """Wait until a sample has this value: the workers report about once a second."""
+
+        async def look() -> bool:
+            return (await self.scrape()).get(name, 0.0) == expected
+
+        try:
+            await eventually(look)
+        except TimeoutError:
+            raise AssertionError(f"{name} is not {expected} in {await self.scrape()}") from None
 
     def pids(self, role: str) -> list[int]:
         """Processes below the supervisor whose command has `role` (worker, controller, embedded)."""
@@ -103,6 +114,11 @@ class Gateway:
         await self._reader
         assert self.process.returncode is not None
         return self.process.returncode
+
+
+def sort_labels(sample: str) -> str:
+    name, brace, labels = sample.partition("{")
+    return name + brace + ",".join(sorted(labels.removesuffix("}").split(","))) + "}" if brace else name
 
 
 def children(pid: int) -> list[int]:
