@@ -92,7 +92,7 @@ class Prober:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`on_change` is called whenever a probe has changed `states`; `tls` checks https replicas (None: by the system's
+        """`on_change` is called whenever `states` has changed; `tls` checks https replicas (None: by the system's
         authorities)."""
         self._exposition = exposition
         self._on_change = on_change
@@ -113,6 +113,7 @@ class Prober:
         """Probe these from now on, and no others; what is known of those that stay is kept. Two definitions of one backend may
         stand side by side while a policy is prepared: the later one is the one that `is_ready` means."""
         backends = tuple(backends)
+        before = self.states()
         self._newest = {backend.name: backend for backend in backends}
         wanted = {_key(backend, url): (backend, url) for backend in backends for url in backend.replicas}
         for key in self._targets.keys() - wanted.keys():
@@ -122,7 +123,9 @@ class Prober:
             if key not in self._targets:
                 self._targets[key] = target = _Target(backend, url)
                 target.task = self._tasks.spawn(self._keep_probing(target), name=f"probe of {target.name}")
-        self._show()
+        if self.states() != before:
+            self._show()
+            self._on_change()
 
     async def probe_once(self) -> None:
         """Probe all that is watched, now, and wait for what comes of it."""

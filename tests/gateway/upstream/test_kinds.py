@@ -55,6 +55,7 @@ def test_ollamas_model_is_everybodys():
     assert denied(backend(kind="vllm"), {"keep_alive"}) is None
 
 
+@pytest.mark.key("backends[].kind")
 @pytest.mark.parametrize(
     ("fields", "named"),
     [

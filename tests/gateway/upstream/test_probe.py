@@ -285,7 +285,9 @@ async def test_watching_another_policy(watch: Watch) -> None:
         await watch.probed()
         assert watch.states == [("one", True, True), ("two", True, True)]
         assert len(one.seen) == 1, "what is known is kept"
+        assert watch.changes.qsize() == 2
         watch.prober.watch([second])
+        assert watch.changes.qsize() == 3, "what is no longer watched is no longer told"
         assert watch.states == [("two", True, True)]
         assert not watch.prober.is_ready("one")
         assert watch.exposition.total("headgate_backend_ready") == 1
