@@ -14,7 +14,7 @@ from typing import TypeAlias
 import msgspec
 import yaml
 
-from policies.errors import Mark, Report
+from policies.errors import Mark, Report, shown
 
 TEXT_BYTES_MAX = 1024 * 1024
 DEPTH_MAX = 32
@@ -245,7 +245,7 @@ class _Composer:
         top.dropped = True
         top.key = node if isinstance(node, Scalar) else Scalar(node.at, None, "?", plain=False)
         if not isinstance(node, Scalar) or not isinstance(node.value, str):
-            hint = f'write "{node.text}"' if isinstance(node, Scalar) and node.text else ""
+            hint = f"write {shown(node.text)}" if isinstance(node, Scalar) and node.text else ""
             self._report.add(node.at, top.path, "a key must be text", hint)
         elif node.text in mapping.entries:
             first = mapping.entries[node.text].at
@@ -262,7 +262,7 @@ def _tag(tag: str) -> str:
 
 def below(path: str, key: str) -> str:
     """The path of a key: `routes[0]` and `name` make `routes[0].name`; a key that is no plain word is put in quotes."""
-    word = key if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key) else f'"{key[:64]}"'
+    word = key if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key) else shown(key)
     return f"{path}.{word}" if path else word
 
 

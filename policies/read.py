@@ -141,7 +141,7 @@ class _Reader:
 
     def _many(self, node: Node, shape: Many, path: str) -> Any:
         if not isinstance(node, document.Sequence):
-            hint = f"write [{node.text[:40]}]" if isinstance(node, Scalar) and not isinstance(shape.item, Group) else ""
+            hint = "put it in [ ]" if isinstance(node, Scalar) and not isinstance(shape.item, Group) else ""
             return self._wrong(node, path, f"expected a list, not {_kind(node)}", hint)
         if len(node.items) < shape.min_length:
             return self._wrong(node, path, "the list is empty" if not node.items else f"needs at least {shape.min_length} entries")
@@ -151,12 +151,13 @@ class _Reader:
         return tuple(_neutral(shape.item) if value is _BAD else value for value in read)
 
     def _choice(self, node: Scalar, shape: Choice, path: str) -> Any:
-        if node.value in shape.values and not isinstance(node.value, bool):
-            return node.value
+        for value in shape.values:
+            if value == node.value and type(value) is type(node.value):  # 1.0 and true are not 1
+                return value
         choices = ", ".join(map(str, shape.values)) if len(shape.values) > 1 else str(shape.values[0])
         one_of = "one of " if len(shape.values) > 1 else ""
         if node.text in shape.values:
-            return self._wrong(node, path, f"expected text, not {_kind(node)}", f'write "{node.text}"')
+            return self._wrong(node, path, f"expected text, not {_kind(node)}", f"write {shown(node.text)}")
         hint = nearest(node.text, map(str, shape.values)) if isinstance(node.value, str) else ""
         return self._wrong(node, path, f"expected {one_of}{choices}, not {shown(node.value)}", hint)
 
@@ -202,7 +203,7 @@ class _Reader:
 
     def _text(self, node: Scalar, path: str) -> Any:
         if not isinstance(node.value, str):
-            return self._wrong(node, path, f"expected text, not {_kind(node)}", f'write "{node.text}"')
+            return self._wrong(node, path, f"expected text, not {_kind(node)}", f"write {shown(node.text)}")
         if _LOOKS_LIKE_REFERENCE.search(node.value):
             return self._wrong(node, path, "references are for secrets only, not for this key", "write the value itself")
         return node.value

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 
 SECRET_BYTES_MAX = 64 * 1024
-REFERENCE = r"^\$\{(env|file):([^{}]+)\}$"
+REFERENCE = r"^\$\{(env|file):([^{}\x00-\x1f\x7f]+)\}$"
 
 
 class References:
