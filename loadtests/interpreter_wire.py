@@ -40,9 +40,11 @@ class NullTransport(FakeTransport):
     """Counts writes and keeps nothing, so that the figure is the connection's."""
 
     writes_made = 0
+    last: bytes | bytearray | memoryview = b""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.writes_made += 1
+        self.last = data
 
 
 class Relay:

@@ -390,7 +390,9 @@ def test_shutting_down_fails_what_is_under_way() -> None:
 @st.composite
 def responses(draw: st.DrawFn) -> tuple[bytes, bytes, bool]:
     """A good response, its body, and whether it ends with the connection."""
-    head = b"HTTP/1.1 103 Early Hints\r\nx: y\r\n\r\n" * draw(st.integers(0, 2)) + b"HTTP/1.1 %d Some Text\r\n" % draw(st.integers(200, 203))
+    head = b"HTTP/1.1 103 Early Hints\r\nx: y\r\n\r\n" * draw(st.integers(0, 2)) + b"HTTP/1.1 %d Some Text\r\n" % draw(
+        st.integers(200, 203)
+    )
     for name in draw(st.lists(st.sampled_from([b"A", b"b", b"Server"]), max_size=4)):
         head += name + b": some, value\r\n"
     body = draw(st.binary(min_size=1, max_size=300))
