@@ -106,7 +106,10 @@ class AdminApi:
 
 
 def admin_app(api: AdminApi, *, key: str, names: Iterable[str]) -> Starlette:
-    """The admin listener's application. `names` are host names it goes by, besides localhost and any address."""
+    """The admin listener's application. `names` are host names it goes by, besides localhost and any address. Raises ValueError
+    for an empty key."""
+    if not key:
+        raise ValueError("the admin listener needs a key")
     return Starlette(
         routes=api.routes(),
         middleware=[Middleware(Gate, key, tuple(names))],

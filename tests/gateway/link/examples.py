@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from gateway.link.messages import Ack, Content, ExchangeRecord, Hello, Records, Totals, Up
@@ -18,7 +19,7 @@ def record(exchange_id: str, *, content: bytes = b"") -> ExchangeRecord:
         parent_span_id="",
         trace_sampled=False,
         policy_version="v1",
-        started_at=1.0,
+        started_at=time.time(),
         duration=0.5,
         endpoint="chat",
         model="m",
@@ -87,5 +88,5 @@ class Controller:
 async def eventually(condition: Callable[[], bool], within_s: float = 5.0) -> None:
     """Wait for what has no event of its own."""
     async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.005)
