@@ -16,6 +16,7 @@ import selectors
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
@@ -51,7 +52,8 @@ class ProcessSpec(msgspec.Struct, frozen=True):
     environment: Mapping[str, str] = {}
     """Added to the supervisor's own."""
     tethered: bool = True
-    """Gets `--supervisor-fd N`, reports on it and exits at its end. False for a program that knows nothing of Headgate."""
+    """Gets `--supervisor-fd N`, reports on it and exits at its end. False for a program that knows nothing of Headgate: it runs
+    under `gateway.foreign`, which exits for it."""
     drains_first: bool = False
     """Stopped before the others, with all the time that `server.drain` gives."""
     on_exit: Literal["restart", "leave", "stop_all"] = "restart"
@@ -73,20 +75,25 @@ class Child:
 
     def start(self) -> None:
         """Start it with its own process group: a terminal's Ctrl-C is for the supervisor to act on."""
-        argv, fds, theirs = list(self.spec.argv), self.spec.fds, None
-        if self.spec.tethered:
-            self.channel, theirs = socket.socketpair()
-            self.channel.setblocking(False)
-            argv += ["--supervisor-fd", str(theirs.fileno())]
-            fds = (*fds, theirs.fileno())
+        ours, theirs = socket.socketpair()
+        fd = str(theirs.fileno())
+        argv = (
+            (*self.spec.argv, "--supervisor-fd", fd)
+            if self.spec.tethered
+            else (sys.executable, "-P", "-m", "gateway.foreign", fd, *self.spec.argv)
+        )
+        environment = {**os.environ, **self.spec.environment}
         self.pending, self.ready, self.started = b"", False, time.monotonic()
-        try:
-            self.process = subprocess.Popen(
-                argv, pass_fds=fds, env={**os.environ, **self.spec.environment}, stdin=subprocess.DEVNULL, process_group=0
-            )
-        finally:
-            if theirs is not None:
-                theirs.close()
+        with theirs:
+            try:
+                self.process = subprocess.Popen(
+                    argv, pass_fds=(*self.spec.fds, theirs.fileno()), env=environment, stdin=subprocess.DEVNULL, process_group=0
+                )
+            except OSError:
+                ours.close()
+                raise
+        ours.setblocking(False)
+        self.channel = ours
 
     def signal(self, number: int) -> None:
         """Send a signal; SIGKILL goes to whatever it has started, too."""
@@ -223,8 +230,8 @@ class Supervisor:
                     log.error("cannot start %s: %s", child.spec.name, error)
                     self._schedule(child)
                     continue
-                if child.channel is not None:
-                    self._selector.register(child.channel, selectors.EVENT_READ, lambda child=child: self._heard(child))
+                assert child.channel is not None
+                self._selector.register(child.channel, selectors.EVENT_READ, lambda child=child: self._heard(child))
                 if child.spec.role == "controller":
                     child.say({"restarts": self._restarts})
 
@@ -239,6 +246,8 @@ class Supervisor:
             if code is None:
                 continue
             self._hang_up(child)
+            if not child.spec.tethered:
+                child.signal(signal.SIGKILL)  # should gateway.foreign have died before its program
             child.process, child.ready = None, False
             if self._stopping is not None:
                 log.debug("%s exited (%s)", child.spec.name, describe_exit(code))

@@ -88,7 +88,7 @@ def gateway_specs(settings: Settings, sockets: Mapping[str, socket.socket], *, l
         for index in range(settings.workers)
     ]
     embedded = ProcessSpec(
-        "embedded", "embedded", python("gateway.embedded", "--fd", str(fds["embedded"])), (fds["embedded"],), environment
+        "embedded", "embedded", python("gateway.embedded", "--fd", str(fds["embedded"])), (fds["embedded"],), tethered=False
     )
     return [controller, *workers], embedded
 

@@ -122,7 +122,14 @@ def show_exchange(args: argparse.Namespace) -> int:
     if args.policy:
         raise CommandError("--exchange asks the running gateway: give no policy with it", USAGE)
     answer = ask(args, "GET", f"/exchanges/{quote(args.exchange, safe='')}")
-    print_json(answer) if args.output == "json" else print("\n".join(story(from_json(answer))))
+    if args.output == "json":
+        print_json(answer)
+        return WELL
+    try:
+        lines = story(from_json(answer))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CommandError("the gateway is of another version: its answer can be seen with --output json") from error
+    print("\n".join(lines))
     return WELL
 
 

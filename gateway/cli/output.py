@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -12,6 +13,8 @@ import msgspec
 from gateway.errors import HeadgateError
 
 WELL, WRONG, USAGE = 0, 1, 2
+TIMES = ("at", "since")
+"""Names of numbers that are Unix times, beside those that end so."""
 
 
 class CommandError(HeadgateError):
@@ -52,14 +55,21 @@ def _lines(value: Any, indent: str = "") -> list[str]:
     if _flat(value):
         return [f"{indent}{_word(value)}"]
     if isinstance(value, dict):
-        found = []
-        for name, each in value.items():
-            found += [f"{indent}{name}: {_word(each)}"] if _flat(each) else [f"{indent}{name}", *_lines(each, indent + "  ")]
-        return found
+        return [line for name, each in value.items() for line in _named(name, each, indent)]
     if all(isinstance(row, dict) and all(map(_flat, row.values())) for row in value):
         columns = list(dict.fromkeys(name for row in value for name in row))
-        return table([columns, *([_word(row.get(name)) for name in columns] for row in value)], indent=indent).split("\n")
-    return [line for each in value for line in _lines(each, indent)]
+        return table([columns, *([_word(row.get(name), name) for name in columns] for row in value)], indent=indent).split("\n")
+    found = []
+    for each in value:
+        first, *others = _lines(each, f"{indent}  ")
+        found += [f"{indent}- {first.lstrip()}", *others]
+    return found
+
+
+def _named(name: str, value: Any, indent: str) -> list[str]:
+    if _flat(value):
+        return [f"{indent}{name}: {_word(value, name)}"]
+    return [f"{indent}{name}", *_lines(value, f"{indent}  ")]
 
 
 def _flat(value: Any) -> bool:
@@ -67,9 +77,13 @@ def _flat(value: Any) -> bool:
     return not value or isinstance(value, str | int | float | bool) or (isinstance(value, list) and all(isinstance(x, str) for x in value))
 
 
-def _word(value: Any) -> str:
+def _word(value: Any, name: str = "") -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else "-" if value in (None, "", {}) else str(value)
+    if isinstance(value, float):
+        if name in TIMES or name.endswith(("_since", "_at")):
+            return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    return "-" if value in (None, "", {}) else str(value)

@@ -211,6 +211,45 @@ def test_children_do_not_outlive_a_killed_supervisor(run: Any) -> None:
     assert {gateway.expect("controller was left"), gateway.expect("worker-0 was left")}
 
 
+def test_a_foreign_program_is_stopped_started_again_and_ended_like_the_others(run: Any) -> None:
+    gateway = run(child("worker-0"), child("engine", tethered=False))
+    first = gateway.pid("engine")
+    os.kill(first, signal.SIGKILL)
+    assert gateway.expect("log engine died") == "log engine died (exit code 137)"
+    assert gateway.pid("engine") != first
+    gateway.process.send_signal(signal.SIGTERM)
+    assert gateway.process.wait(10) == 0
+    assert "engine drains" in gateway.rest()
+
+
+def test_a_foreign_program_does_not_outlive_a_killed_supervisor(run: Any) -> None:
+    gateway = run(child("engine", tethered=False))
+    gateway.expect("engine up")
+    gateway.process.kill()
+    assert gateway.expect("engine drains")
+
+
+def test_a_foreign_program_inherits_its_socket_and_not_the_tether() -> None:
+    program = "import json, os, sys; json.dump([int(fd) for fd in os.listdir('/proc/self/fd') if int(fd) > 2], sys.stdout)"
+    with listen("127.0.0.1", 0, "--port") as held:
+        spec = {"name": "e", "role": "e", "argv": (sys.executable, "-c", program), "fds": (held.fileno(),), "tethered": False}
+        script = f"import sys; from gateway.processes import *; sys.exit(Supervisor([ProcessSpec(**{spec!r}, on_exit='stop_all')]).run())"
+        done = subprocess.run(
+            [sys.executable, "-c", script], pass_fds=(held.fileno(),), capture_output=True, text=True, timeout=30, check=True
+        )
+        inherited = json.loads(done.stdout)
+        assert held.fileno() in inherited
+        assert len(inherited) == 2, "the socket, and the folder that is being listed"
+
+
+def test_a_foreign_program_that_is_not_there() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway.foreign", "0", "/nonexistent/program"], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 127
+    assert done.stderr == "cannot start /nonexistent/program: No such file or directory\n"
+
+
 def test_the_end_of_a_stop_all_process_ends_everything_with_its_code(run: Any) -> None:
     gateway = run(child("controller"), child("tour", "fails", on_exit="stop_all"))
     assert gateway.process.wait(10) == 3

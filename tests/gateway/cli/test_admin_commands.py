@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.cli.main import main
 from gateway.cli.output import readable
 from gateway.cli.places import admin_key
+from gateway.link.messages import Content, ExchangeRecord
+from gateway.records.story import story, to_json
+from tests.gateway.records.examples import CALL, FAILED, RECORD
 
 from .conftest import Admin
 
@@ -66,12 +70,21 @@ def test_no_gateway_is_one_line(where: str, capsys: pytest.CaptureFixture[str]) 
     assert seen.err.count("\n") == 1
 
 
-def test_an_exchange_is_shown(admin: Admin, capsys: pytest.CaptureFixture[str]) -> None:
-    admin.answers["GET /exchanges/e1"] = (200, {"exchange_id": "e1", "route": "chat"})
-    assert main(["explain", "--exchange", "e1"]) == 0
-    assert "chat" in capsys.readouterr().out
+@pytest.mark.parametrize("record", [RECORD, msgspec.structs.replace(RECORD, content=Content(b"asked", b"answered"), calls=(CALL, FAILED))])
+def test_an_exchange_is_told(record: ExchangeRecord, admin: Admin, capsys: pytest.CaptureFixture[str]) -> None:
+    admin.answers["GET /exchanges/e%2F1"] = (200, to_json(record) | {"of_a_later_version": 1})
+    assert main(["explain", "--exchange", "e/1"]) == 0
+    assert capsys.readouterr().out.splitlines() == story(record)
+    assert main(["explain", "--exchange", "e/1", "--output", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["exchange_id"] == record.exchange_id
+
+
+def test_an_exchange_that_is_not_there_or_not_understood(admin: Admin, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "--exchange", "e2"]) == 1
     assert capsys.readouterr().err == "headgate explain: no such thing\n"
+    admin.answers["GET /exchanges/e2"] = (200, {"calls": 1})
+    assert main(["explain", "--exchange", "e2"]) == 1
+    assert "another version" in capsys.readouterr().err
 
 
 def test_diff_says_what_changes(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +125,21 @@ def test_diff_replays_records(policy: Path, admin: Admin, capsys: pytest.Capture
 
 
 def test_readable_takes_any_json() -> None:
-    assert readable([1, {"a": [{"b": {"c": 2}}]}]) == "1\na\n  b\n    c: 2"
+    assert readable([1, {"a": [{"b": {"c": 2}}]}, {"d": [[1], 2]}]).splitlines() == [
+        "- 1",
+        "- a",
+        "    - b",
+        "        c: 2",
+        "- d",
+        "    - - 1",
+        "    - 2",
+    ]
     assert readable(None) == "-"
     assert readable([]) == "none"
-    assert readable({"ratio": 0.25, "names": ["a", "b"], "on": True}) == "ratio: 0.25\nnames: a, b\non: yes"
+    assert readable({"ratio": 0.25, "bytes": 5e9, "in_force_since": 1e9, "names": ["a", "b"], "on": True}).splitlines() == [
+        "ratio: 0.25",
+        "bytes: 5000000000",
+        "in_force_since: 2001-09-09 01:46:40 UTC",
+        "names: a, b",
+        "on: yes",
+    ]
