@@ -17,10 +17,17 @@ class CompiledMatch:
         self._headers = _conditions({name.lower(): values for name, values in match.headers.items()})
 
     def labels_fit(self, labels: Mapping[str, str]) -> bool:
-        return all(labels.get(name) in values for name, values in self._labels)
+        return _fit(self._labels, labels)
 
     def headers_fit(self, headers: Mapping[str, str]) -> bool:
-        return all(headers.get(name) in values for name, values in self._headers)
+        return _fit(self._headers, headers)
+
+
+def _fit(conditions: tuple[tuple[str, frozenset[str]], ...], values: Mapping[str, str]) -> bool:
+    for name, wanted in conditions:  # noqa: SIM110  `all` of a generator takes three times as long, and this is asked of every request
+        if values.get(name) not in wanted:
+            return False
+    return True
 
 
 def _conditions(wanted: Mapping[str, tuple[str, ...]]) -> tuple[tuple[str, frozenset[str]], ...]:
