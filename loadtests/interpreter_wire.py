@@ -117,4 +117,4 @@ def measure(requests: int, chunks: int, rounds: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(requests=20_000, chunks=100_000, rounds=7)))
+    print(json.dumps(measure(requests=1_000, chunks=5_000, rounds=100)))

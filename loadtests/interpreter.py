@@ -1,0 +1,173 @@
+"""What a request and a chunk cost in the worker's interpreter, all of it, without a socket: the real connections, front door,
+exchange, upstream and record, on fake transports. Repeatable to a few hundredths of a microsecond on a quiet machine.
+
+`python -m loadtests.interpreter [--profile request|chunk]` prints JSON: microseconds of CPU, best and median of several rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import pstats
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from gateway.exchange.executor import Site
+from gateway.exchange.snapshot import Snapshots
+from gateway.link.outbox import Outbox
+from gateway.server.accept import Acceptor
+from gateway.telemetry.counters import Counters
+from gateway.upstream.http import HttpUpstream
+from gateway.wire.base import ClientLimits, ServerLimits
+from gateway.wire.client_connection import ClientConnection
+from gateway.wire.pool import Pool
+from gateway.wire.server import Server
+from gateway.wire.ticker import Ticker
+from gateway.worker import WireHooks, render_wire_error
+from loadtests.interpreter_wire import NullTransport
+from loadtests.mock import Answers
+from policies.compile import compile_policy
+from policies.load import load
+
+KEY = "hg-0123456789abcdef0123456789abcdef0123456789"
+
+POLICY = """
+version: 1
+backends:
+  - {name: mock, kind: vllm, replicas: ["http://127.0.0.1:9000"], model: mock, price: {input: 0.1, output: 0.4}}
+routes:
+  - {name: chat, matches: [{models: [chat]}], backend: mock}
+keys:
+  - {name: load, sha256: "${env:KEY_SHA256}"}
+"""
+
+PROMPT = "my parcel is late and nobody answers the phone, what can you do for me? " * 16
+
+
+class Bench:
+    """A worker's objects, with one client connection and one idle backend connection."""
+
+    def __init__(self) -> None:
+        import hashlib
+
+        from gateway.wire.fake import FakeLoop
+
+        loop = cast(Any, FakeLoop())
+        ticker = Ticker(loop)
+        counters = Counters()
+        outbox = Outbox(counters)
+
+        def emit(record: Any) -> None:
+            outbox.put(record)
+            if outbox.batch_is_full():
+                outbox.next_frame()
+                outbox.acknowledge(outbox.sequence)
+
+        def open_pool(address: Any) -> Pool:
+            pool = Pool(address.host, address.port, limits=ClientLimits(), loop=loop, ticker=ticker)
+            self.upstream = ClientConnection(pool)
+            self.upstream.connection_made(NullTransport())
+            pool.put_back(self.upstream)
+            return pool
+
+        snapshots = Snapshots(
+            lambda backend: HttpUpstream(backend, loop=loop, counters=counters, open_pool=open_pool, ticker=ticker), counters
+        )
+        digest = hashlib.sha256(KEY.encode()).hexdigest()
+        loaded = load(POLICY.encode(), name="bench", read=lambda path: b"", env={"KEY_SHA256": digest})
+        snapshots.prepare(compile_policy(loaded.policy, loaded.version))
+        snapshots.swap(loaded.version)
+        site = Site(
+            now=loop.time,
+            call_later=loop.call_later,
+            new_id=random.Random(7).getrandbits,
+            emit=emit,
+            left=lambda phase: None,
+            in_flight=set(),
+        )
+        acceptor = Acceptor(site, snapshots, trace_sample_percent=1.0, ready=lambda: True)
+        server = Server(acceptor.handle, ServerLimits(), ticker, render_error=render_wire_error, hooks=WireHooks(counters))
+        self.client = server.factory()
+        self.sent = NullTransport()
+        self.client.connection_made(self.sent)
+        answers = Answers()
+        self.whole, self.first, self.chunk, self.last = answers.whole, answers.first, answers.chunk, answers.last_with_usage
+        self.ask = request(stream=False)
+        self.ask_stream = request(stream=True)
+
+    def one_request(self) -> None:
+        self.client.data_received(self.ask)
+        self.upstream.data_received(self.whole)
+
+    def begin_stream(self) -> None:
+        self.client.data_received(self.ask_stream)
+        self.upstream.data_received(self.first)
+        self.upstream.data_received(self.chunk)
+
+    def end_stream(self) -> None:
+        self.upstream.data_received(self.last)
+
+
+def request(*, stream: bool) -> bytes:
+    body = {"model": "chat", "messages": [{"role": "user", "content": PROMPT}], "temperature": 0, "max_tokens": 128}
+    raw = json.dumps(body | ({"stream": True} if stream else {}), separators=(",", ":")).encode()
+    return (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
+        b"Authorization: Bearer %s\r\nUser-Agent: OpenAI/Python 3.52.0\r\nContent-Length: %d\r\n\r\n%s" % (KEY.encode(), len(raw), raw)
+    )
+
+
+def rounds(count: int, times: int, body: Callable[[], None]) -> list[float]:
+    """CPU microseconds of one `body`, by round."""
+    found = []
+    for _ in range(count):
+        begun = time.process_time()
+        for _ in range(times):
+            body()
+        found.append((time.process_time() - begun) / times * 1e6)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", choices=["request", "chunk"])
+    args = parser.parse_args()
+    bench = Bench()
+    bench.one_request()
+    if b"200 OK" not in bytes(bench.sent.last) or not bench.sent.writes_made:
+        raise SystemExit(f"the benchmark does not work: {bench.sent.last!r}")
+    bench.begin_stream()
+    chunk = bench.chunk
+    if args.profile:
+        profile = cProfile.Profile()
+        if args.profile == "request":
+            bench.end_stream()
+        step = bench.one_request if args.profile == "request" else lambda: bench.upstream.data_received(chunk)
+        profile.enable()
+        rounds(1, 20_000, step)
+        profile.disable()
+        pstats.Stats(profile).sort_stats("tottime").print_stats(45)
+        return
+    per_chunk = rounds(7, 50_000, lambda: bench.upstream.data_received(chunk))
+    bench.end_stream()
+    per_request = rounds(7, 10_000, bench.one_request)
+    print(
+        json.dumps(
+            {
+                "us_per_request": round(statistics.median(per_request), 2),
+                "us_per_request_best": round(min(per_request), 2),
+                "us_per_chunk": round(statistics.median(per_chunk), 3),
+                "us_per_chunk_best": round(min(per_chunk), 3),
+                "python": sys.version.split()[0],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
