@@ -12,6 +12,7 @@ from gateway.control.fleet import Fleet
 from gateway.control.policy_file import Candidate, problem
 from gateway.control.versions import VersionStore
 from gateway.errors import HeadgateError
+from gateway.link.framing import FRAME_BYTES_MAX
 from gateway.link.messages import Prepare
 from policies.compile import compile_policy, encode
 from policies.errors import PolicyError
@@ -20,6 +21,8 @@ from policies.schema import Backend, Policy
 log = logging.getLogger(__name__)
 
 READY_LOOK_S = 0.05
+ORDER_BYTES_MAX = FRAME_BYTES_MAX - 4096
+"""Of a policy as the workers are sent it."""
 
 
 class SupersededError(HeadgateError):
@@ -109,6 +112,8 @@ class Applier:
         except OSError as error:
             raise PolicyError([problem(file, f"cannot store this version: {error}")]) from error
         order = Prepare(version, encode(policy), self._versions.files_folder(version))
+        if len(order.policy) > ORDER_BYTES_MAX:
+            raise PolicyError([problem(file, f"with its defaults it has {len(order.policy)} bytes, more than {ORDER_BYTES_MAX}")])
         self._hooks.preparing(policy)
         # Of a backend that changes both: its old replicas serve until the swap.
         self._probes.watch([*self._backends, *(backend for backend in policy.backends if backend not in self._backends)])

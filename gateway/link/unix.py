@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 FLUSH_INTERVAL_S = 0.05
 TOTALS_INTERVAL_S = 1.0
 BACKOFF_FIRST_S = 0.05
-BACKOFF_MAX_S = 2.0
+BACKOFF_MAX_S = 0.5
+"""A try costs a worker microseconds; while it waits, a new controller cannot bring it up."""
 WRITE_BUFFER_BYTES = 256 * 1024
 """Above this the transport says stop, and batches wait in the outbox, where they are counted."""
 SEND_BUFFER_BYTES_MAX = 1024 * 1024

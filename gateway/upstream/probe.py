@@ -32,6 +32,9 @@ ANSWER_BYTES_MAX: Final = 1024 * 1024
 SPREAD_RATIO: Final = 0.1
 """Probes are spread by so much around `every`, so that many replicas do not stay in step."""
 
+SOON_FIRST_S: Final = 0.5
+"""A replica that is not ready is asked again so soon, then after twice as long, up to `every`: one that is just starting is found
+at once, and a policy that waits for it does not wait in vain."""
 SILENT_MAX_S: Final = 30.0
 """A replica that has not been heard of for so long from the first is unready, even if its first probe still waits."""
 
@@ -158,9 +161,15 @@ class Prober:
     async def _keep_probing(self, target: _Target) -> None:
         silent = asyncio.get_running_loop().call_later(SILENT_MAX_S, self._still_silent, target)
         try:
+            soon = SOON_FIRST_S
             while True:
                 await self._probe(target)
-                await self._sleep(target.backend.readiness.every * (1 + SPREAD_RATIO * (2 * self._jitter() - 1)))
+                every = target.backend.readiness.every
+                if target.ready:
+                    soon, wait = SOON_FIRST_S, every
+                else:
+                    soon, wait = 2 * soon, min(soon, every)
+                await self._sleep(wait * (1 + SPREAD_RATIO * (2 * self._jitter() - 1)))
         finally:
             silent.cancel()
 
