@@ -14,15 +14,13 @@ from gateway.embedded.tokenizer import Tokenizer
 MAX_TOKENS_DEFAULT = 16
 
 
-def token_ids(prompt: str | list[str] | list[int] | list[list[int]], tokenizer: Tokenizer, param: str) -> list[list[int]]:
+def token_ids(prompt: requests.Texts, tokenizer: Tokenizer, param: str) -> list[list[int]]:
     """Return the ids of one or many texts, given as text or as ids. Names of special tokens are special here."""
-    if isinstance(prompt, str):
-        given: list[Any] = [prompt]
-    elif prompt and isinstance(prompt[0], int):
-        given = [prompt]
-    else:
-        given = list(prompt)
-    many = [tokenizer.encode(one, specials=True) if isinstance(one, str) else list(one) for one in given]
+    numbers = [] if isinstance(prompt, str) else [one for one in prompt if isinstance(one, int)]
+    if numbers and len(numbers) < len(prompt):
+        raise RequestError(400, f"`{param}` is either text or token ids.", param=param)
+    given = [prompt] if isinstance(prompt, str) else [numbers] if numbers else prompt
+    many = [tokenizer.encode(one, specials=True) if isinstance(one, str) else one for one in given if not isinstance(one, int)]
     if not many or not all(many):
         raise RequestError(400, f"`{param}` must not be empty.", param=param)
     if any(not 0 <= id_ < len(tokenizer.token_bytes) for ids in many for id_ in ids):

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 STRING_CHARS_MAX = 48
@@ -35,35 +36,28 @@ class _TooDeepError(UnsupportedSchemaError):
     """A schema that contains itself was followed to the deepest level."""
 
 
-@dataclass(frozen=True, slots=True)
-class Literal:
-    """These bytes."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class OneByte:
     """Any one of these bytes."""
 
     among: frozenset[int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class Either:
     """One of these."""
 
     options: tuple[Grammar, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class Row:
-    """These in a row."""
+    """These, one after the other."""
 
     items: tuple[Grammar, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class Repeat:
     """The item again and again, `least` to `most` times."""
 
@@ -71,11 +65,16 @@ class Repeat:
     least: int
     most: int
 
+    @cached_property
+    def less(self) -> Repeat:
+        """The same once the item was there one time more. Always the same object, so that equal stacks are equal."""
+        return Repeat(self.item, max(self.least - 1, 0), self.most - 1)
 
-Grammar: TypeAlias = Literal | OneByte | Either | Row | Repeat
+
+Grammar: TypeAlias = OneByte | Either | Row | Repeat
 Stack: TypeAlias = "tuple[Grammar, Stack] | None"
 State: TypeAlias = frozenset[Stack]
-"""Every stack that what was written so far may have left; None is the end."""
+"""Every stack that what was written so far may have left; None is the end. Parts of a grammar are compared by identity."""
 
 
 def row(*items: Grammar) -> Grammar:
@@ -85,7 +84,7 @@ def row(*items: Grammar) -> Grammar:
 
 def text(said: str) -> Grammar:
     """Return a grammar of exactly this text."""
-    return Literal(said.encode())
+    return Row(tuple(OneByte(frozenset((byte,))) for byte in said.encode()))
 
 
 def start(grammar: Grammar) -> State:
@@ -97,21 +96,15 @@ def advance(state: State, byte: int) -> State:
     """Return the state after one more byte; empty if it is not allowed."""
     reached: set[Stack] = set()
     for stack in state:
-        if stack is None:
-            continue
-        head, rest = stack
-        if isinstance(head, Literal):
-            if head.data[0] == byte:
-                reached.update(_opened((Literal(head.data[1:]), rest)))
-        elif isinstance(head, OneByte) and byte in head.among:
-            reached.update(_opened(rest))
+        if stack is not None and isinstance(stack[0], OneByte) and byte in stack[0].among:
+            reached.update(_opened(stack[1]))
     return frozenset(reached)
 
 
 def _opened(stack: Stack) -> Iterator[Stack]:
-    """Yield the stacks that this one comes to, each with something on top that takes a byte, or empty."""
-    if stack is None:
-        yield None
+    """Yield the stacks that this one comes to: empty, or with a byte on top."""
+    if stack is None or isinstance(stack[0], OneByte):
+        yield stack
         return
     head, rest = stack
     if isinstance(head, Either):
@@ -123,52 +116,52 @@ def _opened(stack: Stack) -> Iterator[Stack]:
         yield from _opened(rest)
     elif isinstance(head, Repeat):
         if head.most > 0:
-            yield from _opened((head.item, (Repeat(head.item, max(head.least - 1, 0), head.most - 1), rest)))
+            yield from _opened((head.item, (head.less, rest)))
         if head.least == 0:
             yield from _opened(rest)
-    elif isinstance(head, Literal) and not head.data:
-        yield from _opened(rest)
-    else:
-        yield stack
 
 
 def _between(low: int, high: int) -> OneByte:
     return OneByte(frozenset(range(low, high + 1)))
 
 
+def _byte(value: int) -> OneByte:
+    return _between(value, value)
+
+
 _TAIL = _between(0x80, 0xBF)
 _CHARACTER = Either((
     OneByte(frozenset(range(0x20, 0x7F)) - frozenset(b'"\\')),
     row(_between(0xC2, 0xDF), _TAIL),
-    row(Literal(b"\xe0"), _between(0xA0, 0xBF), _TAIL),
+    row(_byte(0xE0), _between(0xA0, 0xBF), _TAIL),
     row(_between(0xE1, 0xEC), _TAIL, _TAIL),
-    row(Literal(b"\xed"), _between(0x80, 0x9F), _TAIL),
+    row(_byte(0xED), _between(0x80, 0x9F), _TAIL),
     row(_between(0xEE, 0xEF), _TAIL, _TAIL),
-    row(Literal(b"\xf0"), _between(0x90, 0xBF), _TAIL, _TAIL),
+    row(_byte(0xF0), _between(0x90, 0xBF), _TAIL, _TAIL),
     row(_between(0xF1, 0xF3), _TAIL, _TAIL, _TAIL),
-    row(Literal(b"\xf4"), _between(0x80, 0x8F), _TAIL, _TAIL),
+    row(_byte(0xF4), _between(0x80, 0x8F), _TAIL, _TAIL),
 ))  # fmt: skip
 """One character of a JSON string that needs no escape, as well-formed UTF-8."""
 _DIGIT = _between(0x30, 0x39)
-_POSITIVE = Either((Literal(b"0"), row(_between(0x31, 0x39), Repeat(_DIGIT, 0, INTEGER_DIGITS_MAX - 1))))
-_INTEGER = row(Repeat(Literal(b"-"), 0, 1), _POSITIVE)
-_NUMBER = row(_INTEGER, Repeat(row(Literal(b"."), Repeat(_DIGIT, 1, 3)), 0, 1))
+_POSITIVE = Either((text("0"), row(_between(0x31, 0x39), Repeat(_DIGIT, 0, INTEGER_DIGITS_MAX - 1))))
+_INTEGER = row(Repeat(text("-"), 0, 1), _POSITIVE)
+_NUMBER = row(_INTEGER, Repeat(row(text("."), Repeat(_DIGIT, 1, 3)), 0, 1))
 
 
 def _string(least: int = 0, most: int = STRING_CHARS_MAX) -> Grammar:
-    return row(Literal(b'"'), Repeat(_CHARACTER, least, most), Literal(b'"'))
+    return row(text('"'), Repeat(_CHARACTER, least, most), text('"'))
 
 
 def _listed(item: Grammar, least: int, most: int) -> Grammar:
     """Return `least` to `most` items with commas between them."""
     if most <= 0:
-        return Literal(b"")
-    some = row(item, Repeat(row(Literal(b","), item), max(least - 1, 0), most - 1))
-    return some if least > 0 else Either((some, Literal(b"")))
+        return text("")
+    some = row(item, Repeat(row(text(","), item), max(least - 1, 0), most - 1))
+    return some if least > 0 else Either((some, text("")))
 
 
-_SCALAR = Either((_string(), _NUMBER, Literal(b"true"), Literal(b"false"), Literal(b"null")))
-ANY_OBJECT = row(Literal(b"{"), _listed(row(_string(1, 16), Literal(b":"), _SCALAR), 0, ITEMS_MAX), Literal(b"}"))
+_SCALAR = Either((_string(), _NUMBER, text("true"), text("false"), text("null")))
+ANY_OBJECT = row(text("{"), _listed(row(_string(1, 16), text(":"), _SCALAR), 0, ITEMS_MAX), text("}"))
 """What `response_format: json_object` asks for: a flat object."""
 
 
@@ -222,9 +215,9 @@ def _typed(kind: Any, schema: Mapping[str, Any], root: Mapping[str, Any], depth:
         case "integer" | "number":
             return _bounded(schema) or (_INTEGER if kind == "integer" else _NUMBER)
         case "boolean":
-            return Either((Literal(b"true"), Literal(b"false")))
+            return Either((text("true"), text("false")))
         case "null":
-            return Literal(b"null")
+            return text("null")
         case "array":
             return _array(schema, root, depth)
         case "object":
@@ -290,8 +283,8 @@ def _array(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> Gr
     except _TooDeepError:
         if least > 0:
             raise
-        return Literal(b"[]")
-    return row(Literal(b"["), _listed(item, least, most), Literal(b"]"))
+        return text("[]")
+    return row(text("["), _listed(item, least, most), text("]"))
 
 
 def _object(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> Grammar:
@@ -307,10 +300,10 @@ def _object(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> G
             if name in required:
                 raise
     # Written from the last member to the first: what may follow once some member stands before it, and while none does.
-    after: Grammar = Literal(b"}")
-    fresh: Grammar = Literal(b"}")
+    after: Grammar = text("}")
+    fresh: Grammar = text("}")
     for member, needed in reversed(members):
-        here, first = row(Literal(b","), member, after), row(member, after)
+        here, first = row(text(","), member, after), row(member, after)
         fresh = first if needed else Either((first, fresh))
         after = here if needed else Either((here, after))
-    return row(Literal(b"{"), fresh)
+    return row(text("{"), fresh)

@@ -21,6 +21,8 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Count = Annotated[int, Meta(ge=1)]
 Text = str | list[dict[str, Any]]
 """Text, or a list of parts."""
+Texts = str | list[str | int | list[int]]
+"""A text, its token ids, or several of either."""
 
 T = TypeVar("T")
 
@@ -73,7 +75,7 @@ class ChatRequest(Sampled):
 class CompletionRequest(Sampled):
     """`POST /v1/completions`."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: Texts
     logprobs: Annotated[int, Meta(ge=0)] | None = None
     echo: bool | None = None
 
@@ -82,7 +84,7 @@ class EmbeddingRequest(Struct):
     """`POST /v1/embeddings`."""
 
     model: str
-    input: str | list[str] | list[int] | list[list[int]]
+    input: Texts
     encoding_format: str | None = None
     dimensions: int | None = None
 
