@@ -399,6 +399,45 @@ def test_a_finish_and_usage_among_ordinary_chunks_are_found() -> None:
     assert reader.usage == Usage(3, 2)
 
 
+def test_a_finish_as_long_as_null_is_found() -> None:
+    reader = committed()
+    last = chunk(finish="xx", delta={"content": "hello"})
+    assert len(last) == len(HELLO)
+    assert reader.feed(HELLO + last) == HELLO + last
+    assert reader.finish_reasons == ("xx",)
+
+
+def test_a_chunk_after_half_a_line_is_not_a_chunk() -> None:
+    reader = committed()
+    assert reader.feed(HELLO + b"data: {") == HELLO
+    assert reader.feed(HELLO) == b""
+    assert reader.broken
+
+
+@pytest.mark.parametrize("escapes", [b"\\ud83d", b"\\ud83d x", b"\\q", b"\\u12", b"\\"])
+def test_escapes_that_are_no_text_are_left_to_the_parser(escapes: bytes) -> None:
+    reader = committed()
+    assert reader.feed(HELLO.replace(b"hello", escapes)) == b""
+    assert reader.broken
+
+
+def test_a_line_end_goes_with_the_event_it_follows() -> None:
+    reader = committed()
+    cut = usage().replace(b"\n", b"\r\n")
+    assert reader.feed(cut[:-1]) == b""
+    assert reader.feed(b"\n") == b""
+    assert reader.feed(HELLO) == HELLO
+    assert reader.feed(b"\n") == b"\n"
+
+
+def test_a_byte_order_mark_is_one_only_at_the_start() -> None:
+    mark = b"\xef\xbb\xbf"
+    reader, out = read(mark + HELLO + mark + b"data: a field of another name\n\n" + STOP + DONE)
+    assert not reader.failed
+    assert reader.content_seen
+    assert out == mark + HELLO + mark + b"data: a field of another name\n\n" + STOP + DONE
+
+
 def test_text_that_looks_like_json_is_only_text() -> None:
     reader = committed()
     for text in ('","finish_reason":"stop"}]}\n\ndata: [DONE]\n\n', ',"finish_reason":null}]}\\', '"choices":[{', "\r\n\r\n"):
