@@ -63,7 +63,7 @@ def tour(settings: Settings, *, check: bool) -> ProcessSpec:
     return ProcessSpec(
         "tour",
         "tour",
-        (sys.executable, "-P", "-m", "gateway.cli.tour"),
+        (sys.executable, "-P", "-m", "gateway.cli.tour", *(["--check"] if check else [])),
         environment={process_settings.ENVIRONMENT_VARIABLE: process_settings.encode(settings)},
         tethered=False,
         drains_first=True,

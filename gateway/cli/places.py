@@ -10,6 +10,9 @@ from pathlib import Path
 from gateway.cli.output import CommandError
 
 ADMIN_KEY_CHARS_MAX = 1024
+STATE_DIR_BYTES_MAX = 92
+"""The state folder holds a Unix socket, and the address of one has room for 104 bytes on the narrowest system."""
+STEM_CHARS_MAX = 24
 
 
 def state_home() -> Path:
@@ -20,7 +23,7 @@ def state_home() -> Path:
 def state_dir(policy: Path) -> Path:
     """The state folder of the gateway that runs this policy file: one for each path, so that two files never share records."""
     digest = hashlib.sha256(os.fsencode(policy.absolute())).hexdigest()[:8]
-    return state_home() / f"{policy.stem}-{digest}"
+    return state_home() / f"{policy.stem[:STEM_CHARS_MAX]}-{digest}"
 
 
 def admin_key() -> str:

@@ -65,12 +65,19 @@ def settings_of(args: argparse.Namespace, path: Path, policy: Policy) -> Setting
             f"{path} has no keys and does not say `server: {{anonymous: true}}`: "
             f"such a gateway listens on loopback only, not on {args.host}"
         )
+    state_dir = os.path.abspath(args.state_dir) if args.state_dir else str(places.state_dir(path))
+    if len(os.fsencode(state_dir)) > places.STATE_DIR_BYTES_MAX:
+        raise CommandError(
+            f"the path of the state folder is too long: {state_dir} has more than {places.STATE_DIR_BYTES_MAX} bytes; "
+            "choose another with --state-dir",
+            USAGE,
+        )
     given = {name: getattr(args, name) for name in Settings.__struct_fields__ if hasattr(args, name)}
     return Settings(
         **{
             **given,
             "policy": str(path.absolute()),
-            "state_dir": os.path.abspath(args.state_dir) if args.state_dir else str(places.state_dir(path)),
+            "state_dir": state_dir,
             "admin_key": args.admin_key or places.admin_key(),
             "workers": int(args.workers),
             "drain_s": policy.server.drain,

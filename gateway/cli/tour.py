@@ -65,7 +65,7 @@ def main() -> int:
         seen = [ask(client, model, text, stream=stream) for model, text in ASKED for stream in (False, True)]
         seen.append(ask(client, NOT_THERE, "Hello!", stream=False))
         wrong = [*complaints(seen), *recorded(settings, seen)]
-    print(report(seen), suggestions(settings, base, seen), sep="\n", flush=True)
+    print(report(seen) if "--check" in sys.argv else report(seen) + suggestions(settings, base, seen), flush=True)
     for complaint in wrong:
         hint(f"not as it should be: {complaint}")
     return WRONG if wrong else WELL
@@ -168,7 +168,9 @@ def suggestions(settings: Settings, base: str, seen: list[Seen]) -> str:
     admin = url(settings.admin_host, settings.admin_port)
     where = "" if admin == "http://127.0.0.1:8081" else f" --admin-url {admin}"
     last = next((each.exchange_id for each in reversed(seen) if each.status == 200), "ID")
-    return f"""
+    return f"""\
+
+
 Try it
   base_url  {base}/v1          models: support, chat
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,11 +29,13 @@ server: {drain: 7s}
 
 
 @pytest.fixture(autouse=True)
-def own_state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's own files, or is swayed by the environment."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state-home"))
+def own_state_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """No test reads or writes the user's own files, or is swayed by the environment. A short path: it holds a Unix socket."""
     for name in ("HEADGATE_POLICY", "HEADGATE_HOST", "HEADGATE_PORT", "HEADGATE_ADMIN_KEY", "HEADGATE_ADMIN_URL"):
         monkeypatch.delenv(name, raising=False)
+    with tempfile.TemporaryDirectory(prefix="hg-", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("XDG_STATE_HOME", folder)
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -91,6 +91,15 @@ def test_a_bad_option_in_the_environment_is_usage(policy: Path, served: list[Set
     assert ended.value.code == 2
 
 
+def test_a_state_folder_too_long_for_its_socket_is_usage(policy: Path, served: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(policy), "--state-dir", "/" + "x" * 92]) == 2
+    assert "choose another with --state-dir" in capsys.readouterr().err
+    assert main(["serve", str(policy), "--state-dir", "/" + "x" * 91]) == 0
+    long = policy.with_name("p" * 100 + ".yaml")
+    long.write_text(policy.read_text())
+    assert main(["serve", str(long)]) == 0
+
+
 def test_a_certificate_needs_its_key(policy: Path, served: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(policy), "--tls-cert", str(policy)]) == 2
     assert main(["serve", str(policy), "--tls-cert", "/no.pem", "--tls-key", "/no.key"]) == 2
