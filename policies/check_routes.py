@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import msgspec
+
 from policies.document import below
 from policies.errors import nearest, shown
 from policies.findings import Findings
-from policies.match import covers, overlap
+from policies.match import Scope
 from policies.schema import Match, Policy, Route
 
-COMPARISONS_MAX = 1_000_000
+COMPARISONS_MAX = 100_000
 """Pairs of matches that are compared; in a file with more the rest goes without warnings."""
 _UNITS = ("body:user", "key")
 
@@ -83,45 +87,53 @@ def _check_match(findings: Findings, path: str, match: Match) -> None:
 def _warn_of_labels(findings: Findings, path: str, match: Match) -> None:
     """Conditions on keys that no key of the file meets."""
     for label, values in match.keys.items():
-        carried = {key.labels.get(label) for key in findings.policy.keys}
-        if values and not carried & set(values):
+        if values and not any((label, value) in findings.labels for value in values):
             findings.warning(below(f"{path}.keys", label), f"no key has the label {label} with one of these values: this never matches")
+
+
+class _Placed(msgspec.Struct, frozen=True):
+    """A match, where it stands, and whose it is."""
+
+    path: str
+    route: Route
+    scope: Scope
 
 
 def check_overlaps(findings: Findings) -> None:
     """Warnings, one for each match that an earlier route's match takes requests from: the first of them is named."""
-    policy = findings.policy
-    by_model: dict[str, list[tuple[str, Route, Match]]] = {}
-    every: list[tuple[str, Route, Match]] = []
+    everyone_first = _reached_by_everyone_before(findings.policy)
+    by_model: dict[str, list[_Placed]] = {}
+    every: list[_Placed] = []
     comparisons = 0
-    for number, route in enumerate(policy.routes):
+    for number, route in enumerate(findings.policy.routes):
         for index, match in enumerate(route.matches):
-            here = f"routes[{number}].matches[{index}]"
-            rivals = every if not match.models else [r for name in ("", *match.models) for r in by_model.get(name, ())]
+            placed = _Placed(f"routes[{number}].matches[{index}]", route, Scope(match))
+            rivals = every if not match.models else [rival for name in ("", *match.models) for rival in by_model.get(name, ())]
             comparisons += len(rivals)
             if comparisons > COMPARISONS_MAX:
                 return
-            _warn_of_rivals(findings, here, route, match, rivals)
-            entry = (here, route, match)
-            every.append(entry)
+            _warn_of_rivals(findings, placed, rivals, everyone_first)
+            every.append(placed)
             for name in match.models or ("",):
-                by_model.setdefault(name, []).append(entry)
+                by_model.setdefault(name, []).append(placed)
 
 
-def _warn_of_rivals(findings: Findings, here: str, route: Route, match: Match, rivals: list[tuple[str, Route, Match]]) -> None:
+def _warn_of_rivals(findings: Findings, placed: _Placed, rivals: list[_Placed], everyone_first: Callable[[Route, Route], bool]) -> None:
     partly = ""
-    for path, other, earlier in rivals:
-        if other is route:
+    for rival in rivals:
+        if rival.route is placed.route:
             continue
-        if covers(earlier, match) and _keys_reach_first(findings.policy, other, route):
-            findings.warning(here, f"never reached: {path} (route {other.name}) comes first and takes every request of it")
+        first = f"{rival.path} (route {rival.route.name})"
+        if rival.scope.covers(placed.scope) and everyone_first(rival.route, placed.route):
+            findings.warning(placed.path, f"never reached: {first} comes first and takes every request of it")
             return
-        if not partly and overlap(earlier, match):
-            partly = f"overlaps with {path} (route {other.name}), which comes first and takes the requests that fit both"
+        if not partly and rival.scope.overlaps(placed.scope):
+            partly = f"overlaps with {first}, which comes first and takes the requests that fit both"
     if partly:
-        findings.warning(here, partly)
+        findings.warning(placed.path, partly)
 
 
-def _keys_reach_first(policy: Policy, first: Route, second: Route) -> bool:
-    """Every key that may use the second route may use the first."""
-    return all(key.routes is None or second.name not in key.routes or first.name in key.routes for key in policy.keys)
+def _reached_by_everyone_before(policy: Policy) -> Callable[[Route, Route], bool]:
+    """Whether every key that may use the second route may use the first."""
+    restricted = {frozenset(key.routes) for key in policy.keys if key.routes is not None}
+    return lambda first, second: all(second.name not in routes or first.name in routes for routes in restricted)

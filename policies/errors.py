@@ -60,10 +60,6 @@ class Report:
         else:
             self._more = True
 
-    @property
-    def full(self) -> bool:
-        return self._more
-
     def sorted(self) -> tuple[Problem, ...]:
         problems = sorted(self._problems, key=lambda p: (p.line, p.column, p.path, p.message))
         if self._more:
@@ -78,7 +74,8 @@ class Report:
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """`did you mean "small"?`, or "" where nothing is near."""
-    found = [] if word.isdigit() else get_close_matches(word[:_WORD_MAX], list(words), n=1, cutoff=0.6)
+    # In order, so that of two that are as near the same one is always meant.
+    found = [] if word.isdigit() else get_close_matches(word[:_WORD_MAX], sorted(words), n=1, cutoff=0.6)
     return f'did you mean "{found[0]}"?' if found else ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from policies.errors import Mark, Report, nearest, shown
@@ -22,6 +22,9 @@ class Findings:
         self._reading = reading
         self._errors = errors
         self._warnings = warnings
+        self.labels = frozenset(label for key in self.policy.keys for label in key.labels.items())
+        """(label, value) of all keys."""
+        self._names: dict[str, frozenset[str] | None] = {}
 
     def error(self, path: str, message: str, hint: str = "") -> None:
         if not self._known_faulty(path):
@@ -57,20 +60,28 @@ class Findings:
             else:
                 first[name] = path
 
-    def without_repeats(self, path: str, values: Sequence[object]) -> None:
+    def without_repeats(self, path: str, values: Iterable[str]) -> None:
+        seen: set[str] = set()
         for index, value in enumerate(values):
-            if value in values[:index]:
+            if value in seen:
                 self.error(f"{path}[{index}]", f"{shown(value)} stands here twice")
+            seen.add(value)
 
     def refers(self, path: str, name: str, collection: str, what: str) -> None:
         """`name` must be that of an entry of the top-level list `collection`, whose entries are each a `what`."""
-        entries = getattr(self.policy, collection)
-        names = [entry.name for entry in entries]
-        listed = self.readable(collection) and all(self.readable(f"{collection}[{i}].name") for i in range(len(entries)))
-        if name in names or not listed or (not entries and not self.complete("")):
+        if collection not in self._names:
+            self._names[collection] = self._names_of(collection)
+        names = self._names[collection]
+        if names is None or name in names:
             return
-        hint = nearest(name, names) if entries else f"there are no {collection}"
+        hint = nearest(name, names) if names else f"there are no {collection}"
         self.error(path, f"no {what} is named {shown(name)}", hint)
+
+    def _names_of(self, collection: str) -> frozenset[str] | None:
+        """None where some of them could not be read, so that none can be said to be missing."""
+        entries = getattr(self.policy, collection)
+        listed = self.readable(collection) and all(self.readable(f"{collection}[{i}].name") for i in range(len(entries)))
+        return frozenset(entry.name for entry in entries) if listed and (entries or self.complete("")) else None
 
     def header(self, path: str, name: str) -> None:
         """A header that labels are read from."""

@@ -34,27 +34,26 @@ def _conditions(wanted: Mapping[str, tuple[str, ...]]) -> tuple[tuple[str, froze
     return tuple((name, frozenset(values)) for name, values in wanted.items())
 
 
-def covers(wide: Match, narrow: Match) -> bool:
-    """Every request that `narrow` takes, `wide` takes too."""
-    if wide.models and not (narrow.models and set(narrow.models) <= set(wide.models)):
-        return False
-    return _conditions_cover(wide.keys, narrow.keys) and _conditions_cover(_lower(wide.headers), _lower(narrow.headers))
+class Scope:
+    """What a match takes, as sets: for comparing matches with each other."""
 
+    __slots__ = ("_conditions", "models")
 
-def overlap(one: Match, other: Match) -> bool:
-    """Some request could be taken by both."""
-    if one.models and other.models and not set(one.models) & set(other.models):
-        return False
-    return _conditions_meet(one.keys, other.keys) and _conditions_meet(_lower(one.headers), _lower(other.headers))
+    def __init__(self, match: Match) -> None:
+        self.models = frozenset(match.models)
+        self._conditions = {("key", name): frozenset(values) for name, values in match.keys.items()}
+        self._conditions |= {("header", name.lower()): frozenset(values) for name, values in match.headers.items()}
 
+    def covers(self, other: Scope) -> bool:
+        """Every request that the other takes, this takes too."""
+        if self.models and not (other.models and other.models <= self.models):
+            return False
+        theirs = other._conditions
+        return all(name in theirs and theirs[name] <= values for name, values in self._conditions.items())
 
-def _lower(headers: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    return {name.lower(): values for name, values in headers.items()}
-
-
-def _conditions_cover(wide: Mapping[str, tuple[str, ...]], narrow: Mapping[str, tuple[str, ...]]) -> bool:
-    return all(name in narrow and set(narrow[name]) <= set(values) for name, values in wide.items())
-
-
-def _conditions_meet(one: Mapping[str, tuple[str, ...]], other: Mapping[str, tuple[str, ...]]) -> bool:
-    return all(name not in other or set(values) & set(other[name]) for name, values in one.items())
+    def overlaps(self, other: Scope) -> bool:
+        """Some request could be taken by both."""
+        if self.models and other.models and self.models.isdisjoint(other.models):
+            return False
+        theirs = other._conditions
+        return not any(name in theirs and theirs[name].isdisjoint(values) for name, values in self._conditions.items())
