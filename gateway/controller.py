@@ -95,7 +95,7 @@ class Controller:
             self._reloader,
             self._fleet,
             self._prober.views,
-            dropped=lambda: self._exposition.total("headgate_records_dropped_total"),
+            dropped=lambda: sum(self._exposition.values("headgate_records_dropped_total").values()),
             restarts=lambda: self._restarts,
             workers=settings.workers,
         )
@@ -137,13 +137,15 @@ class Controller:
 
     async def _started(self) -> bool:
         """Whether the first policy came into force before the end."""
-        start = self._tasks.spawn(self._reloader.start(), name="start")
-        stop = self._tasks.spawn(self._stopping.wait(), name="stop")
+        start = asyncio.ensure_future(self._reloader.start())
+        stop = asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         if start.done():
             start.result()
-        return start.done()
+            return True
+        start.cancel()
+        return False
 
     async def _close(self, sites: list[Site]) -> None:
         """Take in what the workers still send, then store it. The supervisor has let them drain first."""
@@ -246,7 +248,7 @@ class Controller:
 
     def _admin_app(self) -> Starlette:
         api = AdminApi(self._views, self._reloader, Reader(self._consumer, self._store))
-        return admin_app(api, key=self._settings.admin_key, names=(self._settings.admin_host,))
+        return admin_app(api, key=self._settings.admin_key, names=(self._settings.admin_host, *self._settings.admin_names.split(",")))
 
 
 class Reader:

@@ -17,6 +17,9 @@ class Settings(msgspec.Struct, frozen=True):
     admin_host: str = "127.0.0.1"
     admin_port: int = 8081
     admin_key: str = ""
+    admin_names: str = ""
+    """Further host names that the admin listener goes by, separated by commas. Addresses, `localhost` and `admin_host` need not
+    be named."""
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 8082
     workers: int = 1
@@ -41,8 +44,10 @@ ENVIRONMENT_VARIABLE = "HEADGATE_SETTINGS"
 
 
 def encode(settings: Settings) -> str:
+    """For the environment of a process."""
     return msgspec.json.encode(settings).decode()
 
 
 def decode(text: str) -> Settings:
+    """The inverse of `encode`. Raises msgspec.DecodeError."""
     return msgspec.json.decode(text, type=Settings)

@@ -74,6 +74,8 @@ class Views:
         current = self._reloader.current
         if current is None:
             return []
+        in_flight = self._exposition.values("headgate_upstream_in_flight")
+        queued = self._exposition.values("headgate_upstream_queue_depth")
         found: dict[str, list[ProbeView]] = {}
         for view in self._replicas():
             found.setdefault(view.state.backend, []).append(view)
@@ -83,8 +85,8 @@ class Views:
                 "kind": backend.kind,
                 "model": backend.model,
                 "evidence": backend.evidence,
-                "in_flight": int(self._exposition.value("headgate_upstream_in_flight", backend.name)),
-                "queue_depth": int(self._exposition.value("headgate_upstream_queue_depth", backend.name)),
+                "in_flight": int(in_flight.get((backend.name,), 0)),
+                "queue_depth": int(queued.get((backend.name,), 0)),
                 "replicas": [self._replica(view) for view in found.get(backend.name, ())],
             }
             for backend in current.loaded.policy.backends

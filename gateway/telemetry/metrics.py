@@ -103,9 +103,9 @@ class Exposition(Collector):
         series = self._sums().get((name, labels), _Series())
         return sum(series.buckets) if series.buckets else series.value
 
-    def total(self, name: str) -> float:
-        """The merged value over all series of a counter or gauge."""
-        return sum(series.value for (metric, _), series in self._sums().items() if metric == name)
+    def values(self, name: str) -> dict[Labels, float]:
+        """The merged value of every series of a counter or gauge."""
+        return {labels: series.value for (metric, labels), series in self._sums().items() if metric == name}
 
     def _knows(self, sample: Sample) -> bool:
         metric = self._metrics.get(sample.metric)

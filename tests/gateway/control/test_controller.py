@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from gateway import settings as process_settings
@@ -21,6 +22,7 @@ from gateway.link.messages import Down, Hello, Overlay, Prepare, Prepared, Swap,
 from gateway.link.unix import WorkerLink, socket_path
 from gateway.settings import Settings
 from gateway.telemetry.counters import Counters
+from policies.compile import decode
 from tests.gateway.control.rig import policy_text
 from tests.gateway.link.examples import eventually, record
 
@@ -191,6 +193,19 @@ async def test_a_worker_is_brought_up_and_its_records_and_counts_are_kept(gatewa
     assert await gateway.metric(line) == 7
     gateway.signal(signal.SIGTERM)
     assert await gateway.exit_code() == 0
+
+
+async def test_embedded_models_are_asked_for_and_their_address_is_filled_in(gateway: Gateway) -> None:
+    port = int(gateway.url.rpartition(":")[2])
+    gateway.settings = msgspec.structs.replace(gateway.settings, embedded_port=port)
+    text = policy_text("specialist").replace("kind: vllm", "kind: embedded").replace('replicas: ["http://127.0.0.1:1"], ', "")
+    gateway.policy.write_text(text)
+    gateway.start()
+    worker = gateway.worker()
+    assert {"engines": ["embedded"]} in await gateway.until_ready()
+    await eventually(lambda: worker.version != "")
+    order = next(each for each in worker.heard if isinstance(each, Prepare))
+    assert decode(order.policy).backends[0].replicas == (gateway.url,)
 
 
 async def test_a_killed_controller_is_taken_up_by_the_next_one_with_every_record_once(gateway: Gateway) -> None:
