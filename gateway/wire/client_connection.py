@@ -101,9 +101,7 @@ class ClientConnection(asyncio.Protocol):
         self._ticket = ticket
         ticket.connection = self
         ticket.sent = True
-        if len(parts) == 1:
-            self._transport.write(parts[0])
-        elif sum(map(len, parts)) <= COPY_BYTES_MAX:
+        if sum(map(len, parts)) <= COPY_BYTES_MAX:
             self._transport.write(b"".join(parts))
         else:
             self._transport.writelines(parts)

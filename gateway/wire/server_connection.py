@@ -126,11 +126,12 @@ class ServerConnection(asyncio.Protocol):
             self._taken = self._bytes_taken()
         if not keep_alive or self.server.draining:
             self._finish()
-        elif self._kept or reader.ready or reader.fault or self._writing_paused:
+        elif self._kept or reader.ready or reader.begun or reader.fault or self._writing_paused:
             # Not from here: this may be deep in an upstream's read.
             self.server.loop.call_soon(self._go_on)
         else:
-            self._be_free()
+            self._busy = False
+            self.deadline = self.server.ticker.now + self.server.limits.idle_timeout_s
 
     def abort(self) -> None:
         """Cut the connection off; a reply under way is over, and its observer is not told, since it was it that asked."""
@@ -206,15 +207,12 @@ class ServerConnection(asyncio.Protocol):
             self._transport.resume_reading()
         if reader.ready or reader.fault:
             self._serve()
+        elif self.server.draining and not reader.begun:
+            self._finish()
         else:
-            self._be_free()
-
-    def _be_free(self) -> None:
-        """For the next request; what has come of it counts from now, since it could not be answered before."""
-        self._busy = False
-        if self._reader.begun:
-            self._reader.started = self.server.now()
-        self._wait()
+            self._busy = False
+            reader.started = self.server.now()  # what there is of the next request could not be answered before
+            self._wait()
 
     def _serve(self) -> None:
         """The next complete request, or the fault that came after the last one."""

@@ -393,6 +393,7 @@ def test_slow_clients(said: tuple[bytes, ...], wait: float, answer: bytes) -> No
     rig.answer = echo
     client = rig.client()
     client.says(*said)
+    rig.loop.run()
     client.hears()
     rig.passes(wait - 0.1)
     assert client.hears() == b""
