@@ -100,7 +100,16 @@ def speaks(text: str = "hello from here", *, usage: bool = True) -> Script:
 
     async def script(c: Conversation) -> None:
         if not c.asked.json.get("stream"):
-            await c.json(completion(text, c.asked.json.get("model", "m")))
+            answer = completion(text, c.asked.json.get("model", "m"))
+            if c.asked.json.get("logprobs"):
+                entry = {
+                    "token": text[:1],
+                    "logprob": -0.1,
+                    "bytes": [],
+                    "top_logprobs": [{"token": text[:1], "logprob": -0.1, "bytes": []}],
+                }
+                answer["choices"][0]["logprobs"] = {"content": [entry]}
+            await c.json(answer)
             return
         await c.start_stream()
         await c.event(chunk("", role=True))

@@ -137,11 +137,16 @@ async def eventually(look: Any, timeout_s: float = 10.0) -> Any:
 
 
 @asynccontextmanager
-async def gateway(policy: str, *options: str, environment: dict[str, str] | None = None, check: bool = True) -> AsyncIterator[Gateway]:
-    """A gateway on this policy text, on free ports, in a folder of its own."""
+async def gateway(
+    policy: str, *options: str, environment: dict[str, str] | None = None, check: bool = True, files: dict[str, str] | None = None
+) -> AsyncIterator[Gateway]:
+    """A gateway on this policy text, on free ports, in a folder of its own with these files beside the policy."""
     with tempfile.TemporaryDirectory(prefix="headgate-test-") as folder:
         path = Path(folder, "policy.yaml")
         path.write_text(policy)
+        for name, text in (files or {}).items():
+            Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+            Path(folder, name).write_text(text)
         argv = [sys.executable, "-m", "gateway.cli.main", "serve", str(path), "--port", "0", "--admin-port", "0", "--metrics-port", "0"]
         argv += ["--state-dir", f"{folder}/state", "--admin-key", ADMIN_KEY, *options]
         process = await asyncio.create_subprocess_exec(*argv, stderr=asyncio.subprocess.PIPE, env={**os.environ, **(environment or {})})
