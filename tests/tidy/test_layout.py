@@ -11,7 +11,10 @@ from .sources import ROOT, each_source, named, sources, tree
 
 LINES_MAX = 400
 """Aim for 300. A file above this one says why, below."""
-LONG_FOR_A_REASON = {"policies/schema.py": "one class a group of keys: it is looked things up in, not held in the head"}
+LONG_FOR_A_REASON = {
+    "policies/schema.py": "one class a group of keys: it is looked things up in, not held in the head",
+    "gateway/exchange/executor.py": "the one place that interprets verbs: cut in two, it would be read in both",
+}
 FUNCTION_LINES_MAX = 80
 
 
