@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from gateway.control.webhooks import Webhooks
 from gateway.link.messages import Prepared, ReplicaState
 from gateway.upstream.probe import ProbeView
 from monitors.alerts import Alert
+from tests.gateway.control.receiver import Receiver
 from tests.gateway.control.rig import Rig, policy_text
 from tests.gateway.link.examples import eventually
 
@@ -109,31 +109,6 @@ async def test_a_worker_that_is_missing_or_not_current_is_told(world: World) -> 
     worker.close()
     world.look(1)
     assert world.look(11) == [("worker_missing", "", "firing")]
-
-
-class Receiver:
-    """An HTTP server that answers each post with the next of its statuses; the last one for ever."""
-
-    def __init__(self, *statuses: int) -> None:
-        self.statuses = list(statuses)
-        self.bodies: list[dict[str, object]] = []
-        self.hangs = False
-        self.url = ""
-        self._server: asyncio.Server | None = None
-
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/hook?token=secret"
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
-        self.bodies.append(json.loads(await reader.readexactly(length)))
-        if self.hangs:
-            await reader.read()
-        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
-        writer.write(b"HTTP/1.1 %d X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % status)
-        writer.close()
 
 
 ALERT = Alert("replica_unready", "small u", "firing", 12.0, "it does not answer", 12.0)

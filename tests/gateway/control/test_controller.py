@@ -23,6 +23,7 @@ from gateway.link.unix import WorkerLink, socket_path
 from gateway.settings import Settings
 from gateway.telemetry.counters import Counters
 from policies.compile import decode
+from tests.gateway.control.receiver import Receiver
 from tests.gateway.control.rig import policy_text
 from tests.gateway.link.examples import eventually, record
 
@@ -206,6 +207,29 @@ async def test_embedded_models_are_asked_for_and_their_address_is_filled_in(gate
     await eventually(lambda: worker.version != "")
     order = next(each for each in worker.heard if isinstance(each, Prepare))
     assert decode(order.policy).backends[0].replicas == (gateway.url,)
+
+
+@pytest.mark.key("alerts.webhooks[].url")
+async def test_an_alert_reaches_the_webhook_of_the_policy(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver = Receiver(200)
+    await receiver.start()
+    monkeypatch.setenv("ALERT_URL", receiver.url)
+    gateway.policy.write_text(policy_text("v1", url=gateway.url, extra="alerts: {webhooks: [{url: '${env:ALERT_URL}'}]}"))
+    gateway.start()
+    await gateway.until_ready()
+    gateway.policy.write_text("nonsense: 1")
+    await gateway.client.post("/reload")
+    await eventually(lambda: bool(receiver.bodies))
+    assert (receiver.bodies[0]["alert"], receiver.bodies[0]["state"]) == ("policy_rejected", "firing")
+    assert "token=secret" not in gateway.log.read_text()
+    assert "token=secret" not in (await gateway.client.get("/policy")).text
+
+
+@pytest.mark.key("server.drain")
+async def test_the_supervisor_is_told_how_long_the_workers_may_drain(gateway: Gateway) -> None:
+    gateway.policy.write_text(policy_text("v1", url=gateway.url, extra="server: {drain: 7s}"))
+    gateway.start()
+    assert {"drain_s": 7.0} in await gateway.until_ready()
 
 
 async def test_a_killed_controller_is_taken_up_by_the_next_one_with_every_record_once(gateway: Gateway) -> None:
