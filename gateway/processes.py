@@ -31,8 +31,8 @@ STABLE_S = 30.0
 """A process that lived so long and dies is started again as if it were its first time."""
 START_FAILURES_MAX = 5
 """Deaths of one process in a row after which a gateway that was never ready gives up, so that a start that fails, fails."""
-DRAIN_GRACE_S = 5.0
-"""What a worker is given beyond `server.drain`, before it is killed."""
+DRAIN_GRACE_S = 10.0
+"""What a worker is given beyond `server.drain` before it is killed: enough for its last words and its records."""
 DRAIN_MAX_S = 3600.0
 END_S = 20.0
 """What the controller and the engines are given to flush and exit."""
@@ -165,6 +165,7 @@ class Supervisor:
         self._stopping: tuple[bool, float] | None = None
         """(only those that drain first, when to kill)."""
         self._interrupts = 0
+        self._terminal = has_terminal()
         self._exit_code = 0
 
     def run(self) -> int:
@@ -198,7 +199,10 @@ class Supervisor:
 
     def _signalled(self, numbers: bytes) -> None:
         for number in numbers:
-            if number == signal.SIGHUP:
+            if number == signal.SIGHUP and self._terminal and not has_terminal():
+                log.warning("the terminal is gone: stopping")
+                self._stop()
+            elif number == signal.SIGHUP:
                 self._of_role("controller", lambda child: child.signal(signal.SIGHUP))
             elif number in (signal.SIGTERM, signal.SIGINT):
                 self._interrupts += number == signal.SIGINT
@@ -343,6 +347,15 @@ class Supervisor:
 
     def _finished(self) -> bool:
         return self._stopping is not None and not self._alive()
+
+
+def has_terminal() -> bool:
+    """Whether there is a controlling terminal: one that goes away sends the signal that otherwise means "reload"."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def backoff_s(failures: int) -> float:

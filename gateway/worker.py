@@ -44,6 +44,8 @@ from policies.compile import compile_policy, decode
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048
+LAST_WORDS_S = 1.0
+"""What clients are given to read that their answer is cut off."""
 FLUSH_ON_EXIT_S = 5.0
 LAG_PERIOD_S = 1.0
 GC_THRESHOLDS = (50_000, 50, 50)
@@ -59,9 +61,10 @@ class Worker:
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
+        self._waited = asyncio.Event()
+        """For the first policy, or for the end if that comes before it."""
         self._draining = False
         self._supervisor: socket.socket | None = None
-        self._reported = False
         self._incarnation = os.urandom(8).hex()
         self._overlay = Overlay(workers=max(1, settings.workers))
         self.counters = Counters()
@@ -86,19 +89,31 @@ class Worker:
     # Life
 
     async def run(self, supervisor: socket.socket | None) -> None:
-        """Serve until told to stop, or until the supervisor is gone; then drain."""
+        """Serve until told to stop, or until the supervisor is gone; then drain.
+
+        Before the first policy nothing is accepted: connections wait in the socket's queue for whichever worker has one. A worker
+        that is started while the controller is away must not take what another could answer.
+        """
         if supervisor is not None:
             supervisor.setblocking(False)
             self._supervisor = supervisor
             self._loop.add_reader(supervisor.fileno(), self._hear_supervisor)
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._stopping.set)
+            self._loop.add_signal_handler(number, self._stop)
         context = tls.server_context(self._settings.tls_cert, self._settings.tls_key) if self._settings.tls_cert else None
         self.link.start()
-        server = await self._loop.create_server(self.server.factory, sock=self._listener, ssl=context, backlog=BACKLOG)
         self._loop.call_later(LAG_PERIOD_S, self._measure_lag, self._loop.time() + LAG_PERIOD_S)
+        await self._waited.wait()
+        listening: asyncio.Server | None = None
+        if not self._stopping.is_set():
+            listening = await self._loop.create_server(self.server.factory, sock=self._listener, ssl=context, backlog=BACKLOG)
+            self._report_ready()
         await self._stopping.wait()
-        await self._drain(server)
+        await self._drain(listening)
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        self._waited.set()
 
     def _hear_supervisor(self) -> None:
         assert self._supervisor is not None
@@ -111,18 +126,18 @@ class Worker:
         if gone:
             log.warning("the supervisor is gone")
             self._loop.remove_reader(self._supervisor.fileno())
-            self._stopping.set()
+            self._stop()
 
     def _report_ready(self) -> None:
-        if self._supervisor is not None and not self._reported:
-            self._reported = True
+        if self._supervisor is not None:
             with contextlib.suppress(OSError):
                 self._supervisor.send(b'{"ready": true}\n')
 
-    async def _drain(self, server: asyncio.Server) -> None:
+    async def _drain(self, listening: asyncio.Server | None) -> None:
         """Take no new connection, answer what was asked, hand over every record."""
         self._draining = True
-        server.close()
+        if listening is not None:
+            listening.close()
         live = self.snapshots.current
         drain_s = live.snapshot.policy.server.drain if live is not None else 0.0
         log.info("draining", extra={"in_flight": len(self.in_flight), "drain_s": drain_s})
@@ -132,6 +147,8 @@ class Worker:
             log.warning("drain time is over: what still runs is cut off", extra={"in_flight": len(self.in_flight)})
             for exchange in list(self.in_flight):
                 exchange.abandon("the gateway is shutting down")
+            with contextlib.suppress(TimeoutError):  # what they were told must go out
+                await asyncio.wait_for(asyncio.shield(self.server.drain()), LAST_WORDS_S)
             self.server.close()
         if not await self.link.flush(FLUSH_ON_EXIT_S):
             log.warning("the controller did not take every record", extra={"waited_s": FLUSH_ON_EXIT_S})
@@ -181,7 +198,7 @@ class Worker:
         gc.freeze()
         log.info("policy in force", extra={"version": version})
         self.link.send(Swapped(version))
-        self._report_ready()
+        self._waited.set()
 
     def _totals(self) -> list[Sample]:
         counters = self.counters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -177,6 +178,25 @@ def test_hangup_goes_to_the_controller(run: Any) -> None:
     assert gateway.expect("controller reloads")
 
 
+def test_a_terminal_that_goes_away_stops_everything(tmp_path: Path) -> None:
+    told = json.dumps({"specs": [child("controller"), child("worker-0", drains_first=True)]})
+    log = tmp_path / "log"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT, 0o600), 1)
+        os.execv(sys.executable, [sys.executable, "-c", DRIVER, told])
+    while not log.exists() or "all ready" not in log.read_text():
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGHUP)
+    while "controller reloads" not in log.read_text():
+        time.sleep(0.02)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert "worker-0 drains" in log.read_text()
+    assert "the terminal is gone" in log.read_text()
+
+
 def test_engines_start_when_the_controller_asks(run: Any) -> None:
     gateway = run(child("controller", "engine"), engines=[child("embedded", tethered=False)])
     assert gateway.pid("embedded")
@@ -185,7 +205,7 @@ def test_engines_start_when_the_controller_asks(run: Any) -> None:
 
 
 def test_who_does_not_drain_in_time_is_killed(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    gateway = run(child("worker-0", "deaf", drains_first=True), drain_s=-4.9)
+    gateway = run(child("worker-0", "deaf", drains_first=True), drain_s=-9.9)
     gateway.expect("all ready")
     gateway.process.send_signal(signal.SIGTERM)
     assert gateway.process.wait(10) == 1

@@ -95,14 +95,16 @@ async def worker(tmp_path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Proce
 
 async def test_it_serves_what_the_link_brings_and_reports_it(tmp_path: Path) -> None:
     async with worker(tmp_path) as (_, control), standin(speaks("one two")) as backend, httpx.AsyncClient(base_url=control.url) as client:
-        early = await client.post("/v1/chat/completions", json=chat())
-        assert (early.status_code, early.json()["error"]["code"]) == (503, "starting")
-        assert (await client.get("/health/ready")).status_code == 503
+        early = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
+        waited, _ = await asyncio.wait({early}, timeout=0.2)
+        assert not waited, "before it has a policy it leaves connections to those that have one"
         version = await control.put_in_force(POLICY.format(url=backend.url))
+        assert (await early).status_code == 200
         assert (await client.get("/health/ready")).status_code == 200
         answer = await client.post("/v1/chat/completions", json=chat(stream=True))
         assert said(answer.content).split() == ["one", "two"]
-        record = await asyncio.wait_for(control.records.get(), 10)
+        first, record = [await asyncio.wait_for(control.records.get(), 10) for _ in range(2)]
+        assert first.exchange_id == (await early).headers["x-headgate-exchange-id"]
         assert (record.exchange_id, record.policy_version) == (answer.headers["x-headgate-exchange-id"], version)
         assert (record.code, record.route, record.calls[0].result) == (200, "main", "ok")
 
@@ -129,4 +131,10 @@ async def test_sigterm_lets_a_stream_end_and_hands_its_record_over(tmp_path: Pat
         assert rest.endswith(b"data: [DONE]\n\n")
         record = await asyncio.wait_for(control.records.get(), 10)
         assert record.code == 200
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+async def test_sigterm_before_the_first_policy_ends_it(tmp_path: Path) -> None:
+    async with worker(tmp_path) as (process, _):
+        process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 10) == 0
