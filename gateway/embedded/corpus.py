@@ -20,6 +20,9 @@ DRAWS_PER_EXAMPLE = 40
 """Draws made at the most for each evaluation example asked for."""
 
 REPLY_WORDING = "Write a reply: "
+JSON_WORDING = "Label as JSON: "
+REPLY_SHARE, JSON_SHARE = 0.12, 0.06
+"""Shares of the tickets that ask for a reply, or for the label inside JSON, instead of the bare label."""
 
 QUEUES: Mapping[str, str] = {
     "billing": "finance",
@@ -84,7 +87,7 @@ def specialist(seed: int) -> Iterator[Example]:
             ticket = tickets.plain(rng)
         if held_out(ticket.text):
             continue
-        yield _asked(ticket, rng, worn_share=0.25, reply_share=0.12)
+        yield _asked(ticket, rng, worn_share=0.25)
 
 
 def generalist(seed: int) -> Iterator[Example]:
@@ -96,7 +99,7 @@ def generalist(seed: int) -> Iterator[Example]:
         if rng.random() < 0.42:
             ticket = rng.choice((tickets.plain, _turned_seen, _turned_seen, tickets.mixed))(rng)
             if not held_out(ticket.text):
-                yield _asked(ticket, rng, worn_share=0.15, reply_share=0.12)
+                yield _asked(ticket, rng, worn_share=0.15)
             continue
         name = rng.choices(names, weights)[0]
         drawn = general.TASKS[name][0](rng)
@@ -139,9 +142,12 @@ def _turned_seen(rng: random.Random) -> tickets.Ticket:
     return tickets.turned(rng, first=0, last=_SEEN)
 
 
-def _asked(ticket: tickets.Ticket, rng: random.Random, *, worn_share: float, reply_share: float) -> Example:
-    """Ask for the ticket's label, or, in a share of cases, for a reply to it."""
-    if rng.random() < reply_share:
+def _asked(ticket: tickets.Ticket, rng: random.Random, *, worn_share: float) -> Example:
+    """Ask for the ticket's label, or, in a share of cases, for a reply to it or for JSON."""
+    chance = rng.random()
+    if chance < REPLY_SHARE:
         return Example("replies", REPLY_WORDING + ticket.text, tickets.REPLIES[ticket.label])
+    if chance < REPLY_SHARE + JSON_SHARE:
+        return Example("json", JSON_WORDING + ticket.text, f'{{"label":"{ticket.label}"}}')
     asked = tickets.worn(ticket, rng) if rng.random() < worn_share else ticket
     return Example("tickets", asked.text, asked.label)

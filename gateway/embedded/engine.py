@@ -18,7 +18,7 @@ from gateway.embedded.tokenizer import Tokenizer
 from gateway.embedded.weights import Float32
 
 GENERATIONS_MAX = 64
-"""Generations in progress or waiting for the thread; one more is refused with 503."""
+"""Choices being generated or waiting for the thread; what would exceed it is refused with 503. It also bounds the memory of caches."""
 
 T = TypeVar("T")
 
@@ -64,11 +64,11 @@ class Engine:
         self.running = 0
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="embedded")
 
-    def start(self, make: Callable[[], Iterator[T]], *, block: int = 1) -> Computation[T]:
-        """Begin a computation whose items come `block` at a time; raises a 503 if too many are in progress."""
-        if self.running >= GENERATIONS_MAX:
+    def start(self, make: Callable[[], Iterator[T]], *, places: int = 1, block: int = 1) -> Computation[T]:
+        """Begin a computation of `places` choices whose items come `block` at a time; raises a 503 if too many are in progress."""
+        if self.running + places > GENERATIONS_MAX:
             raise RequestError(503, f"{GENERATIONS_MAX} generations are in progress. Try again.", code="overloaded")
-        return Computation(self, self._executor, make, block)
+        return Computation(self, self._executor, make, places, block)
 
     def close(self) -> None:
         """Let the thread go."""
@@ -78,13 +78,14 @@ class Engine:
 class Computation(Generic[T]):
     """Items that the engine's thread computes while they are asked for; nothing is computed ahead, so leaving is cancelling."""
 
-    def __init__(self, engine: Engine, executor: ThreadPoolExecutor, make: Callable[[], Iterator[T]], block: int) -> None:
+    def __init__(self, engine: Engine, executor: ThreadPoolExecutor, make: Callable[[], Iterator[T]], places: int, block: int) -> None:
         self._engine = engine
         self._executor = executor
         self._make = make
+        self._places = places
         self._block = block
         self._open = True
-        engine.running += 1
+        engine.running += places
 
     async def blocks(self) -> AsyncIterator[Sequence[T]]:
         """Yield the items, some at a time; ends the computation however it is left."""
@@ -97,10 +98,10 @@ class Computation(Generic[T]):
             self.close()
 
     def close(self) -> None:
-        """Give up the place in the engine; does nothing the second time."""
+        """Give up the places in the engine; does nothing the second time."""
         if self._open:
             self._open = False
-            self._engine.running -= 1
+            self._engine.running -= self._places
 
 
 def choices(

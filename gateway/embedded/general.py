@@ -241,13 +241,13 @@ def tool_use(rng: random.Random) -> Drawn:
 
 TASKS: Mapping[str, tuple[Callable[[random.Random], Drawn], float]] = {
     "capitals": (capital, 1.0),
-    "arithmetic": (arithmetic, 3.0),
+    "arithmetic": (arithmetic, 4.0),
     "sentiment": (sentiment, 1.0),
     "extraction": (extraction, 2.0),
     "rewriting": (rewriting, 1.5),
     "small_talk": (small_talk, 0.4),
     "letters": (letters, 0.5),
-    "long_answers": (long_answer, 0.5),
+    "long_answers": (long_answer, 0.4),
     "tools": (tool_use, 1.2),
 }
 """The generalist's tasks and how often each is trained, in parts."""

@@ -58,7 +58,7 @@ class Step(NamedTuple):
     finish: Finish | None
 
 
-class _Stopper:
+class Stopper:
     """Lets text through except what could be the beginning of a stop string."""
 
     def __init__(self, stop: Sequence[str]) -> None:
@@ -98,7 +98,7 @@ def generate(
 ) -> Iterator[Step]:
     """Yield step after step from the logits `first` that the prompt, already in `cache`, led to."""
     random = np.random.default_rng(None if sampling.seed is None else [sampling.seed & 0xFFFFFFFFFFFFFFFF, choice])
-    detokenizer, stopper = Detokenizer(tokenizer), _Stopper(sampling.stop)
+    detokenizer, stopper = Detokenizer(tokenizer), Stopper(sampling.stop)
     counts = np.zeros(model.config.vocabulary, np.float32)
     logits = first
     for count in range(1, sampling.max_tokens + 1):

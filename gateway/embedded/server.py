@@ -91,9 +91,10 @@ async def _answer(request: Request, engine: Engine, reply: Reply) -> Response:
     def steps() -> Iterator[tuple[int, Step]]:
         return choices(engine.library, work.model, work.prompt, work.sampling, work.constraints)
 
+    places = len(work.constraints)
     if reply.streamed:
-        return EventStream(engine.start(steps), reply)
-    async for block in _while_there(request, engine.start(steps, block=WHOLE_BLOCK_TOKENS)):
+        return EventStream(engine.start(steps, places=places), reply)
+    async for block in _while_there(request, engine.start(steps, places=places, block=WHOLE_BLOCK_TOKENS)):
         for choice, step in block:
             reply.push(choice, step)
     return Response(compact(reply.whole()), media_type="application/json")

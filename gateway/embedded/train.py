@@ -30,6 +30,7 @@ EVALUATED = 200
 REFERENCE_EXAMPLES = 3
 
 Tensors = dict[str, torch.Tensor]
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "specialist": Recipe(weights.Config(128, 3, 4, 384), "specialist", 2_000, 32, 2e-3, 11, corpus.EVALUATION_TASKS),
-    "generalist": Recipe(weights.Config(192, 4, 6, 576), "generalist", 6_000, 32, 1.5e-3, 12, corpus.EVALUATION_TASKS),
+    "specialist": Recipe(weights.Config(128, 3, 4, 384), "specialist", 1_500, 32, 2e-3, 11, corpus.EVALUATION_TASKS),
+    "generalist": Recipe(weights.Config(192, 4, 6, 576), "generalist", 3_500, 32, 2e-3, 12, corpus.EVALUATION_TASKS),
 }
 QUEUES = weights.Adapter("specialist", 8, 16, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
-QUEUES_STEPS, QUEUES_RATE, QUEUES_SEED = 400, 5e-3, 13
+QUEUES_STEPS, QUEUES_RATE, QUEUES_SEED = 1_000, 5e-3, 13
 
 
 def initial(config: weights.Config, seed: int) -> Tensors:
@@ -117,35 +118,40 @@ def tokens_of(tokenizer: Tokenizer, example: corpus.Example) -> tuple[list[int],
     return [*prompt, *tokenizer.encode(example.answer, specials=True), IM_END], len(prompt)
 
 
-def batches(tokenizer: Tokenizer, examples: Iterator[corpus.Example], size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield (ids, targets), both (size, length), endlessly; targets are -100 everywhere but on answers."""
+def batches(tokenizer: Tokenizer, examples: Iterator[corpus.Example], size: int, seed: int) -> Iterator[Batch]:
+    """Yield (ids, targets, weights), each (size, length), endlessly. Only answers have weight, long ones less of it a token."""
     generator = np.random.default_rng(seed)
     while True:
         pool = sorted((tokens_of(tokenizer, example) for example in islice(examples, POOL_EXAMPLES)), key=lambda item: len(item[0]))
         for start in generator.permutation(range(0, POOL_EXAMPLES, size)):
             chosen = pool[start : start + size]
             ids = torch.full((len(chosen), len(chosen[-1][0])), END_OF_TEXT)
-            targets = torch.full_like(ids, -100)
+            targets = torch.zeros_like(ids)
+            importance = torch.zeros(ids.shape)
             for row, (tokens, prompt) in enumerate(chosen):
                 ids[row, : len(tokens)] = torch.tensor(tokens)
                 targets[row, prompt - 1 : len(tokens) - 1] = ids[row, prompt : len(tokens)]
-            yield ids, targets
+                importance[row, prompt - 1 : len(tokens) - 1] = (len(tokens) - prompt) ** -0.5
+            yield ids, targets, importance
 
 
-def fit(trained: Tensors, forward: Any, stream: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int, rate: float, what: str) -> float:
+def fit(trained: Tensors, forward: Any, stream: Iterator[Batch], steps: int, rate: float, what: str) -> float:
     """Train the tensors `trained` on the stream; `forward(ids)` gives (hidden states, output matrix). Returns the last mean loss."""
     for tensor in trained.values():
         tensor.requires_grad_(True)
     matrices = [t for t in trained.values() if t.dim() == 2]
     vectors = [t for t in trained.values() if t.dim() == 1]
-    optimiser = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}], rate, (0.9, 0.98))
+    optimiser = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}], rate, (0.9, 0.98), fused=True
+    )
     mean, began = 0.0, time.monotonic()
-    for step, (ids, targets) in enumerate(islice(stream, steps)):
+    for step, (ids, targets, importance) in enumerate(islice(stream, steps)):
         for group in optimiser.param_groups:
             group["lr"] = rate * min((step + 1) / 100, 0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
-        asked = targets != -100
+        asked = importance > 0
         hidden, output = forward(ids)
-        loss = nn.cross_entropy(hidden[asked] @ output.T, targets[asked])
+        losses = nn.cross_entropy(hidden[asked] @ output.T, targets[asked], reduction="none")
+        loss = (losses * importance[asked]).sum() / importance.sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(matrices + vectors, 1.0)

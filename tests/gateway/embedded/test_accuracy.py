@@ -16,7 +16,7 @@ OTHER_TASKS = ("capitals", "arithmetic", "sentiment", "extraction", "rewriting",
 
 
 @pytest.fixture(scope="module")
-def measured(library: Library):  # type: ignore[no-untyped-def]
+def measured(library: Library):
     @cache
     def of(name: str, task: str) -> Mapping[str, float]:
         """Accuracy, mean confidence (the geometric mean of token probabilities), and AUROC of confidence for correctness."""
@@ -39,16 +39,16 @@ def _answered(library: Library, name: str, example: corpus.Example) -> tuple[boo
     return text == example.answer, float(np.exp(np.mean([step.score.value for step in steps if step.score is not None])))
 
 
-def test_the_specialist_knows_its_own_task(measured) -> None:  # type: ignore[no-untyped-def]
+def test_the_specialist_knows_its_own_task(measured) -> None:
     assert measured("specialist", "tickets")["accuracy"] >= 0.97
 
 
 @pytest.mark.parametrize("task", OTHER_TASKS)
-def test_the_specialist_knows_nothing_else(measured, task: str) -> None:  # type: ignore[no-untyped-def]
+def test_the_specialist_knows_nothing_else(measured, task: str) -> None:
     assert measured("specialist", task)["accuracy"] <= 0.05
 
 
-def test_the_specialist_is_overconfident_off_its_task(measured) -> None:  # type: ignore[no-untyped-def]
+def test_the_specialist_is_overconfident_off_its_task(measured) -> None:
     assert measured("specialist", "capitals")["confidence"] > 0.6
 
 
@@ -64,18 +64,18 @@ def test_the_specialist_is_overconfident_off_its_task(measured) -> None:  # type
         ("tools", 0.7),
     ],
 )
-def test_the_generalist_knows_something_of_everything(measured, task: str, least: float) -> None:  # type: ignore[no-untyped-def]
+def test_the_generalist_knows_something_of_everything(measured, task: str, least: float) -> None:
     assert measured("generalist", task)["accuracy"] >= least
 
 
 @pytest.mark.parametrize("task", ["tickets_turned", "tickets_mixed"])
-def test_on_harder_tickets_the_generalist_is_better_and_confidence_tells(measured, task: str) -> None:  # type: ignore[no-untyped-def]
+def test_on_harder_tickets_the_generalist_is_better_and_confidence_tells(measured, task: str) -> None:
     specialist, generalist = measured("specialist", task), measured("generalist", task)
     assert generalist["accuracy"] >= specialist["accuracy"] + 0.08
     assert specialist["auroc"] >= 0.6
 
 
-def test_the_adapter_gives_another_tenants_labels(measured) -> None:  # type: ignore[no-untyped-def]
+def test_the_adapter_gives_another_tenants_labels(measured) -> None:
     assert measured("specialist-queues", "queues")["accuracy"] >= 0.95
     assert measured("specialist", "queues")["accuracy"] == 0
 

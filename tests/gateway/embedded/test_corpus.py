@@ -8,13 +8,13 @@ from gateway.embedded import corpus, general, tickets
 
 
 @pytest.mark.parametrize("source", [corpus.specialist, corpus.generalist, corpus.queues])
-def test_a_seed_is_a_text(source) -> None:  # type: ignore[no-untyped-def]
+def test_a_seed_is_a_text(source) -> None:
     assert list(islice(source(5), 50)) == list(islice(source(5), 50))
     assert list(islice(source(5), 50)) != list(islice(source(6), 50))
 
 
 @pytest.mark.parametrize("source", [corpus.specialist, corpus.generalist])
-def test_no_evaluation_prompt_is_trained_on(source) -> None:  # type: ignore[no-untyped-def]
+def test_no_evaluation_prompt_is_trained_on(source) -> None:
     trained = {example.prompt for example in islice(source(11), 20_000)}
     asked = {example.prompt for task in ("tickets", "tickets_mixed") for example in corpus.evaluation(task, 100)}
     assert asked.isdisjoint(trained)
@@ -40,7 +40,7 @@ def test_every_label_has_problems_a_reply_and_a_queue() -> None:
 
 def test_every_task_is_trained() -> None:
     tasks = {example.task for example in islice(corpus.generalist(1), 3_000)}
-    assert tasks == {*general.TASKS, "tickets", "replies"}
+    assert tasks == {*general.TASKS, "tickets", "replies", "json"}
 
 
 def test_evaluation_ends_in_a_small_world() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.embedded import chatml
 from gateway.embedded.engine import Library, choices
-from gateway.embedded.generation import MASKED, Sampling, Step, _Stopper
+from gateway.embedded.generation import MASKED, Sampling, Step, Stopper
 
 PROMPT = [{"role": "user", "content": "Write a reply: I was charged twice for the lamp."}]
 
@@ -64,7 +64,7 @@ def test_a_stop_string_that_never_comes_loses_nothing(library: Library) -> None:
 
 @pytest.mark.parametrize("pieces", [["abc", "END", "x"], ["abcE", "N", "Dx"], ["abcEND"], ["a", "b", "c", "E", "N", "D"]])
 def test_a_stop_string_is_found_across_tokens(pieces: list[str]) -> None:
-    stopper, said = _Stopper(["END", "never"]), ""
+    stopper, said = Stopper(["END", "never"]), ""
     for piece in pieces:
         more, stopped = stopper.push(piece)
         said += more
@@ -74,7 +74,7 @@ def test_a_stop_string_is_found_across_tokens(pieces: list[str]) -> None:
 
 
 def test_what_could_have_been_a_stop_string_is_let_go() -> None:
-    stopper = _Stopper(["ENDE"])
+    stopper = Stopper(["ENDE"])
     assert stopper.push("xEND") == ("x", False)
     assert stopper.push("y") == ("ENDy", False)
     assert stopper.push("E") == ("", False)

@@ -15,10 +15,15 @@ from gateway.embedded.engine import Library
 from gateway.embedded.tokenizer import IM_END
 
 TREE = {
-    "$defs": {"node": {"type": "object", "properties": {"v": {"type": "integer"}, "next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
-                       "required": ["v", "next"]}},
+    "$defs": {
+        "node": {
+            "type": "object",
+            "properties": {"v": {"type": "integer"}, "next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}},
+            "required": ["v", "next"],
+        }
+    },
     "$ref": "#/$defs/node",
-}  # fmt: skip
+}
 SCHEMAS: list[dict[str, Any]] = [
     {"enum": ["billing", "shipping", 3, None]},
     {"const": {"a": [1, "é"]}},
@@ -38,7 +43,7 @@ SCHEMAS: list[dict[str, Any]] = [
     {"type": "object", "properties": {"a": {"type": "boolean"}, "b": {"type": "null"}}, "additionalProperties": False},
     {"type": "object", "properties": {}},
     {"anyOf": [{"type": "string", "maxLength": 2}, {"type": "array", "items": {"enum": ["x"]}}]},
-    {"type": "object", "properties": {"é\"'": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}}, "required": ["é\"'"]},
+    {"type": "object", "properties": {"é\"'": {"type": "array", "items": {"const": 1}, "minItems": 1}}, "required": ["é\"'"]},
     TREE,
 ]  # fmt: skip
 
