@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from gateway.errors import ApiError
-from gateway.exchange.failure import api_error
+from gateway.exchange.failure import RETRY_AFTER_S, api_error, retry_lines
 from gateway.exchange.keepalive import KeepAlive
 from gateway.exchange.leg import Leg
 from gateway.exchange.measures import RouteMeasures
@@ -28,7 +28,7 @@ from gateway.telemetry.trace_context import TraceContext, child_header
 from gateway.upstream.base import Ask
 from gateway.upstream.kinds import denied, refused
 from gateway.wire.base import Reply
-from policies.plan import CALLS_MAX, Answer, Call, CallError, Outcome, Plan, Refuse, Verdict
+from policies.plan import CALLS_MAX, Call, CallError, Outcome, Plan, Refuse, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Exchange:
         "_alive",
         "_answer",
         "_closed",
-        "_holding",
+        "_paused",
         "_pending",
         "_rendered",
         "_reply",
@@ -114,6 +114,7 @@ class Exchange:
         self._answer: Leg | None = None
         self._rendered: dict[str, tuple[bytes, ...]] = {}
         self._closed = False
+        self._paused = False
         self._pending: Outcome | None = None
         self._resuming = False
         self._alive: KeepAlive | None = None
@@ -150,10 +151,14 @@ class Exchange:
         except StopIteration as stop:
             self._conclude(stop.value)
         except Exception:
-            log.exception("the policy failed", extra={"exchange_id": self.order.exchange_id, "route": self.order.route})
-            self._refuse(ApiError(500, "server_error", "the gateway's policy failed on this request", code="policy_error"))
+            self._policy_failed()
         finally:
             self._resuming = False
+
+    def _policy_failed(self) -> None:
+        """To be called where the exception is at hand."""
+        log.exception("the policy failed", extra={"exchange_id": self.order.exchange_id, "route": self.order.route})
+        self._refuse(ApiError(500, "server_error", "the gateway's policy failed on this request", code="policy_error"))
 
     def _call(self, verb: Call) -> Outcome | None:
         """Start a call; an outcome only where it cannot even be started."""
@@ -204,8 +209,11 @@ class Exchange:
             self.reason = "refused"
             self._refuse(ApiError(verdict.status, verdict.kind, verdict.message, code=verdict.code))
             return
-        assert isinstance(verdict, Answer)
-        leg = self.legs[verdict.outcome.call]
+        try:
+            leg = self.legs[verdict.outcome.call]
+        except (AttributeError, IndexError):  # no verdict, or one about a call that was never made
+            self._policy_failed()
+            return
         self.reason = verdict.reason
         error = verdict.outcome.error or leg.error
         if error is None:
@@ -215,7 +223,7 @@ class Exchange:
             self._refuse(self._client_error(leg, error))
 
     def _client_error(self, leg: Leg, error: CallError) -> ApiError:
-        return api_error(error, leg.target.backend.name, self.body.endpoint)
+        return api_error(error, leg.target.backend.name, self.body.endpoint, headed=leg.head_at is not None)
 
     def _commit(self, leg: Leg) -> None:
         """Nothing has reached the client before this (but comments, where the policy wants them), and no other model after."""
@@ -243,6 +251,8 @@ class Exchange:
             self._alive.stop()
         if leg.ended_at is not None:
             self.answer_ended(b"")
+        elif self._paused:  # by comments, before there was a call to pause
+            leg.call.pause_reading()
 
     def pass_on(self, data: bytes) -> None:
         """The answer goes on."""
@@ -318,10 +328,12 @@ class Exchange:
         self._close()
 
     def pause_writing(self) -> None:
+        self._paused = True
         if self._answer is not None and self._answer.ended_at is None:
             self._answer.call.pause_reading()
 
     def resume_writing(self) -> None:
+        self._paused = False
         if self._answer is not None and self._answer.ended_at is None:
             self._answer.call.resume_reading()
 
@@ -334,7 +346,7 @@ class Exchange:
         """The worker stops: end the answer as well as can be."""
         if self._closed:
             return
-        problem = ApiError(503, "server_error", message, code="shutting_down")
+        problem = ApiError(503, "server_error", message, code="shutting_down", headers=retry_lines(RETRY_AFTER_S))
         if self.committed_at is None:
             self._refuse(problem)
             return
@@ -345,11 +357,12 @@ class Exchange:
         self._close()
 
     def _overhead(self, now: float) -> float:
-        """Seconds of this exchange in which no call was under way; calls do not overlap."""
-        busy = 0.0
+        """Seconds of this exchange in which no call was under way. Calls may overlap; they stand in the order of their start."""
+        idle, until = 0.0, self.order.started
         for leg in self.legs:
-            busy += (leg.ended_at or now) - leg.started_at
-        return max(0.0, now - self.order.started - busy)
+            idle += max(0.0, leg.started_at - until)
+            until = max(until, leg.ended_at or now)
+        return idle + max(0.0, now - until)
 
     def _close(self) -> None:
         """Count and record it; once, whatever happened."""
@@ -378,9 +391,12 @@ class Exchange:
         except Exception:
             log.exception("no record could be made", extra={"exchange_id": order.exchange_id})
         self._site.in_flight.discard(self)
-        order.release()
-        order.plan.close()
         self._reply.observer = None
+        order.release()
+        try:
+            order.plan.close()
+        except Exception:
+            log.exception("the policy failed as it was closed", extra={"exchange_id": order.exchange_id, "route": order.route})
 
     @property
     def answer(self) -> Leg | None:

@@ -79,7 +79,7 @@ class Leg:
         self.head_at = exchange.now()
         self.status = status
         self.headers = headers
-        if status == 200 and exchange.body.stream and headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+        if status == 200 and exchange.body.stream and headers.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
             body = exchange.body
             self.reader = open_stream(body.endpoint, choices=body.choices, strip_usage=exchange.strip_usage)
 
@@ -166,8 +166,11 @@ class Leg:
         if self.content_at is None:
             self.content_at = self.head_at
         self.facts = read_reply(self._exchange.body.endpoint, body)
-        if self.facts.problem is not None:
-            self._fault(CallError("protocol", self.facts.problem))
+        problem = self.facts.problem
+        if problem is None and self._exchange.body.stream:
+            problem = "a whole reply came where a stream was asked for"  # in which a client's reader would find no event
+        if problem is not None:
+            self._fault(CallError("protocol", problem))
         else:
             self._judge(complete=True)
 

@@ -72,7 +72,13 @@ class Snapshots:
 
     def prepare(self, snapshot: Snapshot) -> None:
         """Make the upstreams of a version that is to come. Preparing a version twice replaces the first."""
-        targets = {name: Target(backend, self._hold(backend)) for name, backend in snapshot.backends.items()}
+        targets: dict[str, Target] = {}
+        try:
+            for name, backend in snapshot.backends.items():
+                targets[name] = Target(backend, self._hold(backend))
+        except Exception:
+            self._release(targets)
+            raise
         live = Live(snapshot, targets, self._counters, self._let_go)
         self._alive.value += 1
         self.discard(snapshot.version)
@@ -101,7 +107,10 @@ class Snapshots:
 
     def _let_go(self, live: Live) -> None:
         self._alive.value -= 1
-        for target in live.targets.values():
+        self._release(live.targets)
+
+    def _release(self, targets: Mapping[str, Target]) -> None:
+        for target in targets.values():
             key = msgspec.json.encode(target.backend)
             upstream, holders = self._upstreams[key]
             if holders > 1:

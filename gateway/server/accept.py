@@ -10,6 +10,7 @@ from ipaddress import ip_address
 
 from gateway.errors import ApiError
 from gateway.exchange.executor import Exchange, Order, Site
+from gateway.exchange.failure import RETRY_AFTER_S, retry_lines
 from gateway.exchange.features import features
 from gateway.exchange.recording import ContentKeeper
 from gateway.exchange.snapshot import Live, Snapshots
@@ -65,7 +66,7 @@ class Acceptor:
         except ApiError as problem:
             if live is not None:
                 live.unrouted.request("refused", problem.status)
-            refuse(reply, problem, exchange_id, request_id)
+            refuse(reply, problem, exchange_id, request_id, "" if live is None else live.version)
             return
         self._begin(request, reply, live, key, endpoint, exchange_id, request_id)
 
@@ -87,7 +88,7 @@ class Acceptor:
             check_conversation(body, decision)
         except ApiError as problem:
             live.unrouted.request("refused", problem.status)
-            size = refuse(reply, problem, exchange_id, request_id)
+            size = refuse(reply, problem, exchange_id, request_id, live.version)
             now = self._site.now()
             self._site.emit(refusal_record(problem, request, body, endpoint, key, live.version, exchange_id, request_id, trace, now, size))
             return
@@ -170,7 +171,7 @@ class Acceptor:
 def in_force(live: Live | None) -> Live:
     """The policy in force; ApiError 503 before there is one."""
     if live is None:
-        raise ApiError(503, "server_error", "no policy is in force yet", code="starting", headers=b"retry-after: 1\r\n")
+        raise ApiError(503, "server_error", "no policy is in force yet", code="starting", headers=retry_lines(RETRY_AFTER_S))
     return live
 
 
@@ -234,9 +235,11 @@ def check_conversation(body: Body, decision: Decision) -> None:
                 raise ApiError(400, "invalid_request_error", message, param=name)
 
 
-def refuse(reply: Reply, problem: ApiError, exchange_id: str, request_id: str) -> int:
-    """Answer with an OpenAI-shaped error; the length of its body."""
+def refuse(reply: Reply, problem: ApiError, exchange_id: str, request_id: str, version: str) -> int:
+    """Answer with an OpenAI-shaped error; the length of its body. `version`: of the policy in force, "" before there is one."""
     body = error_body(problem.status, problem.kind, problem.message, problem.param, problem.code)
     lines = f"content-type: application/json\r\nx-request-id: {request_id}\r\nx-headgate-exchange-id: {exchange_id}\r\n"
+    if version:
+        lines += f"x-headgate-policy-version: {version}\r\n"
     reply.send(problem.status, lines.encode("latin-1") + problem.headers, body)
     return len(body)
