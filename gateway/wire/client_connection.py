@@ -185,7 +185,7 @@ class ClientConnection(asyncio.Protocol):
         self._pool.forget(self)
         ticket = self._ticket
         if ticket is not None:
-            if self._head_done and self._until_close and exc is None:
+            if self._until_close and exc is None:
                 self._finish(ticket, reusable=False)
             elif self._head_bytes:
                 self._fail("truncated", "the backend closed the connection before its response was whole")

@@ -97,7 +97,6 @@ class ServerConnection(asyncio.Protocol):
         self._transport = None
         self._over = self._busy = True
         self.deadline = math.inf
-        self._kept.clear()
         self.server.closed(self)
         self._left()
         self._reader.close()

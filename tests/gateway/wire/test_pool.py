@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any, cast
 
 from gateway.wire.base import ClientLimits
+from gateway.wire.fake import FakeTransport
 from gateway.wire.pool import Pool
 from gateway.wire.ticker import Ticker
 from tests.gateway.wire.rig import Listener, PoolRig
@@ -166,6 +168,24 @@ async def test_a_request_cancelled_while_connecting_leaves_a_spare() -> None:
     assert (pool.open, listener.seen, ticket.sent) == (1, [], False)
     await pool.abort()
     server.close()
+
+
+async def test_a_connection_that_is_lost_before_it_is_used() -> None:
+    class Loop:
+        async def create_connection(self, factory: Any, *args: Any, **options: Any) -> tuple[FakeTransport, Any]:
+            connection, transport = factory(), FakeTransport()
+            connection.connection_made(transport)
+            connection.connection_lost(None)
+            return transport, connection
+
+    rig = PoolRig()
+    rig.pool._loop = cast(Any, Loop())
+    listener = Ending()
+    rig.pool.request(REQUEST, listener, connect_timeout_s=5)
+    await listener.ended.wait()
+    assert listener.failure is not None
+    assert (listener.failure.kind, listener.failure.sent) == ("connect", False)
+    assert rig.pool.open == 0
 
 
 async def test_shutting_down_while_connecting() -> None:

@@ -183,6 +183,12 @@ def test_an_upgrade_is_ignored_and_the_body_still_read() -> None:
         assert (second.method, second.path) == (b"GET", b"/")
 
 
+def test_an_upgrade_does_not_restart_the_clock() -> None:
+    reader = read(GET)
+    reader.feed(b"connection: upgrade\r\nupgrade: h2c\r\n\r\n", 2.0)
+    assert reader.ready[0].started == 1.0
+
+
 def test_an_upgrade_that_also_closes() -> None:
     reader = read(GET + b"connection: close, upgrade\r\nupgrade: websocket\r\n\r\n")
     assert not reader.ready[0].keep_alive

@@ -211,17 +211,20 @@ def test_a_large_pipelined_body_goes_in_as_it_is_taken() -> None:
 def test_leaving_while_reading_is_paused_is_noticed() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        rig = ServerRig(ServerLimits(pipelined_bytes_max=10))
+        rig = ServerRig(ServerLimits(pipelined_bytes_max=1000))
         client = rig.client()
         client.transport._extra["socket"] = ours
-        client.says(GET, GET)
+        client.says(GET, GET + b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 9000\r\n\r\n" + b"a" * 5000)
+        rig.replies[0].send(200, b"", b"")
+        rig.loop.run()
+        assert len(rig.requests) == 2
         assert not client.transport.reading
         theirs.send(b"unread")
         rig.passes(1)
-        assert rig.watchers[0].seen == []
+        assert rig.watchers[1].seen == []
         theirs.close()
         rig.passes(1)
-        assert rig.watchers[0].seen == ["left"]
+        assert rig.watchers[1].seen == ["left"]
         assert client.transport.aborted
 
 
@@ -488,9 +491,10 @@ def test_an_answer_taken_slowly_after_its_end_is_not_a_stall() -> None:
     rig = ServerRig(ServerLimits(write_timeout_s=60))
     client = rig.client()
     client.says(GET)
+    rig.replies[0].start(200, b"", b"x" * 100_000)
     client.transport.unsent = 100_000
     client.protocol.pause_writing()
-    rig.replies[0].send(200, b"", b"x" * 100_000)
+    rig.replies[0].end()
     for unsent in (90_000, 80_000, 70_000):
         client.transport.unsent = unsent
         rig.passes(61)
@@ -540,6 +544,19 @@ async def test_drain() -> None:
     for client in (idle, busy, late, reading, streaming):
         client.is_gone()
     assert drained.done()
+
+
+async def test_drain_meets_a_connection_whose_answer_is_still_being_taken() -> None:
+    rig = ServerRig()
+    client = rig.client()
+    client.says(GET)
+    client.protocol.pause_writing()
+    rig.replies[0].send(200, b"", b"x")
+    rig.loop.run()
+    rig.server.drain()
+    assert not client.transport.closing
+    client.protocol.resume_writing()
+    assert client.transport.closing
 
 
 async def test_drain_without_connections_is_done_at_once() -> None:
