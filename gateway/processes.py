@@ -365,7 +365,8 @@ def backoff_s(failures: int) -> float:
 
 def describe_exit(code: int) -> str:
     """`exit code 1`, `killed by SIGKILL`."""
-    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"exit code {code}" if code >= 0 else f"killed by {names.get(-code, f'signal {-code}')}"
 
 
 def _names(value: object) -> list[str]:

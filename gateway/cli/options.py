@@ -37,6 +37,18 @@ def between(low: float, high: float) -> Callable[[str], float]:
     return number
 
 
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A whole number from `low` to `high`."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be from {low} to {high}, not {text}")
+        return value
+
+    return number
+
+
 def choice(*words: str) -> Callable[[str], str]:
     """One of `words`; unlike argparse's own choices it also holds for what comes from the environment."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gateway import supervisor
 from gateway.cli import places
-from gateway.cli.options import add_option, between, choice, port
+from gateway.cli.options import add_option, between, choice, port, whole
 from gateway.cli.output import USAGE, CommandError, hint
 from gateway.cli.policy_file import load_or_fail
 from gateway.settings import Settings
@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--admin-key", "key of the admin listener; without one the user's own, made at the first start")
     add_option(parser, "--metrics-host", "address of the metrics listener", "127.0.0.1")
     add_option(parser, "--metrics-port", "its port", "8082", port)
-    add_option(parser, "--workers", "worker processes; one serves about as much as one core can", "1", between(1, WORKERS_MAX))
+    add_option(parser, "--workers", "worker processes; one serves about as much as one core can", "1", whole(1, WORKERS_MAX))
     add_option(parser, "--state-dir", "folder of records and policy versions; without one, one of its own for each policy file")
     add_option(parser, "--tls-cert", "PEM certificate chain of the data listener")
     add_option(parser, "--tls-key", "PEM key of that certificate")
@@ -79,7 +79,6 @@ def settings_of(args: argparse.Namespace, path: Path, policy: Policy) -> Setting
             "policy": str(path.absolute()),
             "state_dir": state_dir,
             "admin_key": args.admin_key or places.admin_key(),
-            "workers": int(args.workers),
             "drain_s": policy.server.drain,
         }
     )

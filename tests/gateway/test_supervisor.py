@@ -292,6 +292,7 @@ def test_backoff_grows_and_is_bounded(failures: int, expected: float) -> None:
 def test_exit_is_worded() -> None:
     assert describe_exit(2) == "exit code 2"
     assert describe_exit(-9) == "killed by SIGKILL"
+    assert describe_exit(-40) == "killed by signal 40"
 
 
 def test_a_port_in_use_is_one_line_that_names_the_flag() -> None:

@@ -72,6 +72,7 @@ def test_the_policy_is_read_from_the_environment(policy: Path, served: list[Sett
         ("--port", "http"),
         ("--workers", "0"),
         ("--workers", "many"),
+        ("--workers", "1.5"),
         ("--log-format", "xml"),
         ("--trace-sample-percent", "101"),
     ],
