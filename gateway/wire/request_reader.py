@@ -51,7 +51,6 @@ class RequestReader:
         "_headers",
         "_last_target",
         "_last_url",
-        "_limits",
         "_parser",
         "_peer",
         "_quiet",
@@ -62,12 +61,14 @@ class RequestReader:
         "continue_wanted",
         "fault",
         "in_body",
+        "limits",
         "ready",
         "started",
     )
 
     def __init__(self, limits: ServerLimits, peer: str) -> None:
-        self._limits = limits
+        self.limits = limits
+        """May be replaced between two requests."""
         self._peer = peer
         self._parser = httptools.HttpRequestParser(self)
         # What a client sends with every request is checked with the first.
@@ -114,7 +115,7 @@ class RequestReader:
         except httptools.HttpParserError as error:
             self.fault = Fault(400, f"Malformed HTTP request: {error}.")
         else:
-            if self._quiet > self._limits.head_bytes_max:
+            if self._quiet > self.limits.head_bytes_max:
                 self.fault = Fault(431, "The request's headers are too large.")
 
     def close(self) -> None:
@@ -128,7 +129,7 @@ class RequestReader:
     def on_url(self, piece: bytes) -> None:
         self.begun = True  # also where the same read has just completed another
         self._url += piece
-        if len(self._url) > self._limits.uri_bytes_max:
+        if len(self._url) > self.limits.uri_bytes_max:
             self._stop(414, "The request's target is too long.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -141,14 +142,14 @@ class RequestReader:
 
     def _repeated(self, name: bytes, value: bytes) -> None:
         self._repeats += 1
-        if self._repeats > self._limits.headers_max:
+        if self._repeats > self.limits.headers_max:
             self._stop(431, "The request has too many header fields.")
         if name in _NEVER_REPEATED:
             self._stop(400, f"The request repeats the header {name.decode('latin-1')}.")
         self._headers[name] += b", " + value.rstrip()
 
     def on_headers_complete(self) -> None:
-        limits, headers, url = self._limits, self._headers, self._url
+        limits, headers, url = self.limits, self._headers, self._url
         method: bytes = self._parser.get_method()
         version = self._parser.get_http_version()
         if len(headers) + self._repeats > limits.headers_max:
@@ -196,8 +197,8 @@ class RequestReader:
     def _check_framing(self, headers: dict[bytes, bytes], http10: bool) -> None:
         """RFC 9112 section 6. llhttp has already refused a message with both, or with a length that is not a number."""
         length = headers.get(b"content-length")
-        if length is not None and int(length) > self._limits.body_bytes_max:
-            self._stop(413, f"The request's body is larger than {self._limits.body_bytes_max} bytes.")
+        if length is not None and int(length) > self.limits.body_bytes_max:
+            self._stop(413, f"The request's body is larger than {self.limits.body_bytes_max} bytes.")
         coding = headers.get(b"transfer-encoding")
         if coding is not None:
             if http10:
@@ -214,8 +215,8 @@ class RequestReader:
         self._quiet = 0
         self.continue_wanted = False
         self._body_bytes += len(piece)
-        if self._body_bytes > self._limits.body_bytes_max:
-            self._stop(413, f"The request's body is larger than {self._limits.body_bytes_max} bytes.")
+        if self._body_bytes > self.limits.body_bytes_max:
+            self._stop(413, f"The request's body is larger than {self.limits.body_bytes_max} bytes.")
         if not self._body:
             self._body = piece  # mostly all of it
         elif isinstance(self._body, bytearray):
@@ -229,7 +230,7 @@ class RequestReader:
         request = self._request
         if request is None:  # an upgrade: see _decline_upgrade
             return
-        if len(self.ready) >= self._limits.pipelined_requests_max:
+        if len(self.ready) >= self.limits.pipelined_requests_max:
             self._stop(400, "Too many pipelined requests.")
         request.body = bytes(self._body)
         request.keep_alive = self._parser.should_keep_alive()

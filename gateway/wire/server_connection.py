@@ -79,6 +79,8 @@ class ServerConnection(asyncio.Protocol):
             self._keep(data)
             return
         reader = self._reader
+        if not reader.begun:
+            reader.limits = self.server.limits  # a reload may have changed them
         reader.feed(data, self.server.now())
         if reader.ready or reader.fault:
             self._busy = True

@@ -97,6 +97,18 @@ def test_misuse_of_a_reply_is_an_error() -> None:
         reply.send(200, b"", b"")
 
 
+def test_an_open_connection_follows_limits_that_change() -> None:
+    rig = ServerRig(ServerLimits(body_bytes_max=1))
+    rig.answer = lambda request, reply: reply.send(200, b"", request.body)
+    client = rig.client()
+    post = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab"
+    client.says(post.replace(b"2", b"1")[:-1])
+    assert client.hears().endswith(b"\r\n\r\na")
+    rig.server.limits = ServerLimits(body_bytes_max=2)
+    client.says(post)
+    assert client.hears().endswith(b"\r\n\r\nab")
+
+
 def test_http10_gets_its_answer_delimited_by_closing() -> None:
     rig = ServerRig()
     client = rig.client()
