@@ -392,6 +392,9 @@ class Exchange:
             log.exception("no record could be made", extra={"exchange_id": order.exchange_id})
         self._site.in_flight.discard(self)
         self._reply.observer = None
+        # Legs point back here: a cycle would keep the request's body until the collector's next round, thousands of exchanges away.
+        self.legs = []
+        self._answer = None
         order.release()
         try:
             order.plan.close()

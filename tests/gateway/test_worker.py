@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -18,9 +19,10 @@ from gateway.link.messages import Ack, ExchangeRecord, Prepare, Prepared, Record
 from gateway.link.server import LinkServer, Worker
 from gateway.link.unix import socket_path
 from gateway.settings import Settings
+from gateway.worker import Worker as WorkerProcess
 from policies.load import encode, load
 from tests.e2e.gateway import chat, said
-from tests.standin import Conversation, chunk, speaks, standin
+from tests.standin import Conversation, chunk, fails, speaks, standin
 
 POLICY = """
 version: 1
@@ -138,3 +140,52 @@ async def test_sigterm_before_the_first_policy_ends_it(tmp_path: Path) -> None:
     async with worker(tmp_path) as (process, _):
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+async def test_exchanges_leave_nothing_to_the_collector(tmp_path: Path) -> None:
+    """It runs once in thousands of exchanges: what a cycle holds until then is thousands of request bodies."""
+
+    async def breaks(c: Conversation) -> None:
+        await c.start_stream()
+        await c.event(chunk("first"))
+        c.reset()
+
+    async def hangs(c: Conversation) -> None:
+        await c.start_stream()
+        await c.event(chunk("first"))
+        await c.until_closed()
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    worker = WorkerProcess(Settings(policy="", state_dir=str(tmp_path)), 0, listener)
+    running = asyncio.create_task(worker.run(None))
+    async with standin(speaks("one two")) as backend, httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+        loaded = load(POLICY.format(url=backend.url).encode(), name="policy.yaml", read=lambda path: b"", env={})
+        worker._on_message(Prepare(loaded.version, encode(loaded.policy), ""))
+        worker._on_message(Swap(loaded.version))
+        gc.unfreeze()
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for script in (speaks("one two"), fails(500), fails(400), breaks):
+                backend.script = script
+                for stream in (True, False):
+                    await client.post("/v1/chat/completions", json=chat(stream=stream))
+            await client.post("/v1/chat/completions", json=chat(model="unknown"))
+            backend.script = hangs
+            async with client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as answer:
+                await anext(answer.aiter_bytes())
+            while worker.in_flight:
+                await asyncio.sleep(0.01)
+            gc.collect()
+            left = {type(each).__qualname__ for each in gc.garbage if type(each).__module__.startswith(("gateway.", "policies."))}
+        finally:
+            gc.set_debug(0)
+            gc.enable()
+            gc.garbage.clear()
+        assert left == set()
+    running.cancel()
+    await asyncio.wait({running})
+    worker.server.close()
+    await worker.link.close()
+    listener.close()
