@@ -12,6 +12,8 @@ from tests.e2e.gateway import Gateway
 
 TICKET = "I was charged twice for the lamp. Please help."
 LABEL = "billing"
+ADAPTER = "specialist-queues"
+"""A LoRA adapter of the specialist, under another tenant's names for the labels (`corpus.QUEUES`)."""
 LABEL_SCHEMA = {
     "type": "object",
     "properties": {"label": {"enum": list(tickets.LABELS)}},

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.embedded import export, weights
+from gateway.embedded import export
+from tests.engines.asking import ADAPTER
 from tests.engines.install import EngineMissingError
 from tests.engines.processes import Engine, start_llama, start_vllm
 
@@ -46,17 +47,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     export.hugging_face("specialist", folder / "specialist")
     export.llama_cpp("specialist", folder)
-    if "queues" in weights.card():
-        export.adapter("queues", folder / "queues")
+    export.adapter(ADAPTER, folder / ADAPTER)
     return folder
 
 
 @pytest.fixture(scope="session")
 def engines(request: pytest.FixtureRequest, models: Path) -> Iterator[Engines]:
     logs, gguf, hugging_face = models, models / "specialist.gguf", models / "specialist"
-    adapter = ("--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"queues={models / 'queues'}")
+    adapter = ("--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"{ADAPTER}={models / ADAPTER}")
     starters: dict[str, Callable[[], Engine]] = {
-        "vllm": lambda: start_vllm(hugging_face, logs / "vllm.log", *TOOLS, *(adapter if (models / "queues").exists() else ())),
+        "vllm": lambda: start_vllm(hugging_face, logs / "vllm.log", *TOOLS, *adapter),
         "vllm_logits": lambda: start_vllm(hugging_face, logs / "vllm_logits.log", "--logprobs-mode", "raw_logits"),
         # Context shift: a generation that never ends, for clients that leave.
         "llama_server": lambda: start_llama(gguf, logs / "llama.log", "--context-shift", "--parallel", "2"),

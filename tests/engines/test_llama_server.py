@@ -121,7 +121,7 @@ async def test_a_schema_holds(client: openai.AsyncOpenAI) -> None:
 async def test_a_tool_is_called_whole_and_streamed(client: openai.AsyncOpenAI) -> None:
     asked: dict[str, Any] = {"model": "chat", "messages": messages(), "temperature": 0, "max_tokens": 60, "tools": [TOOL]}
     # `required` lets text come first, and this model would never end it; nor end after one call.
-    asked |= {"tool_choice": "required", "logit_bias": no_padding() | {str(TOOL_CALL): 50, str(IM_END): 60}}
+    asked |= {"tool_choice": "required", "parallel_tool_calls": False, "logit_bias": no_padding() | {str(TOOL_CALL): 50, str(IM_END): 60}}
     whole = await client.chat.completions.create(**asked)
     (call,) = whole.choices[0].message.tool_calls or ()
     assert call.type == "function"
