@@ -8,15 +8,20 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
+from gateway.link.messages import ExchangeRecord
+
+DECODER = msgspec.msgpack.Decoder(ExchangeRecord)
 START_S = 40.0
 ADMIN_KEY = "hg-admin-key-of-the-tests"
 
@@ -103,6 +108,50 @@ class Gateway:
         assert isinstance(found, dict)
         return found
 
+    async def wait_pids(self, role: str, *, other_than: list[int]) -> list[int]:
+        """The processes of a role once as many as there were are there anew."""
+
+        async def look() -> list[int]:
+            found = self.pids(role)
+            return found if len(found) == len(other_than) and found != other_than else []
+
+        found = await eventually(look, 30)
+        assert isinstance(found, list)
+        return found
+
+    async def count(self, name: str) -> float:
+        """A metric, summed over its labels."""
+        return sum(value for sample, value in (await self.scrape()).items() if sample.partition("{")[0] == name)
+
+    def stored(self) -> list[ExchangeRecord]:
+        """Every record in the store, in the order of storing; the gateway need not run."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.state}/records.sqlite?mode=ro", uri=True)) as store:
+            return [DECODER.decode(body) for (body,) in store.execute("SELECT body FROM records ORDER BY id")]
+
+    async def until_stored(self, exchange_ids: Collection[str], timeout_s: float = 15.0) -> None:
+        """Wait until these are in the store, each once."""
+
+        async def look() -> bool:
+            return set(exchange_ids) <= {record.exchange_id for record in self.stored()}
+
+        try:
+            await eventually(look, timeout_s)
+        except TimeoutError:
+            stored = {record.exchange_id for record in self.stored()}
+            raise AssertionError(f"{len(set(exchange_ids) - stored)} of {len(exchange_ids)} records are not stored") from None
+
+    async def write_policy(self, text: str) -> None:
+        """Put a policy where the gateway looks, as editors do: whole or not at all."""
+        draft = self.policy.with_suffix(".new")
+        draft.write_text(text)
+        draft.rename(self.policy)
+
+    async def gone(self, timeout_s: float = 30.0) -> int:
+        """Wait for the supervisor and everything it has started (they share its stderr); its exit code."""
+        async with asyncio.timeout(timeout_s):
+            await asyncio.shield(self._reader)
+            return await self.process.wait()
+
     async def stop(self) -> int:
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
@@ -138,10 +187,17 @@ async def eventually(look: Any, timeout_s: float = 10.0) -> Any:
 
 @asynccontextmanager
 async def gateway(
-    policy: str, *options: str, environment: dict[str, str] | None = None, check: bool = True, files: dict[str, str] | None = None
+    policy: str,
+    *options: str,
+    environment: dict[str, str] | None = None,
+    check: bool = True,
+    files: dict[str, str] | None = None,
+    folder: str | None = None,
 ) -> AsyncIterator[Gateway]:
-    """A gateway on this policy text, on free ports, in a folder of its own with these files beside the policy."""
-    with tempfile.TemporaryDirectory(prefix="headgate-test-") as folder:
+    """A gateway on this policy text, on free ports, in a folder of its own with these files beside the policy; or in `folder`, where
+    another may have run before."""
+    with contextlib.ExitStack() as stack:
+        folder = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="headgate-test-"))
         path = Path(folder, "policy.yaml")
         path.write_text(policy)
         for name, text in (files or {}).items():
