@@ -15,6 +15,7 @@ import random
 import signal
 import socket
 import ssl
+import time
 
 import msgspec
 import uvloop
@@ -76,7 +77,7 @@ class Worker:
         )
         self.in_flight: set[Exchange] = set()
         site = Site(
-            now=self._loop.time,
+            now=time.monotonic,  # the loop's own clock, but not rounded to milliseconds as uvloop's is
             call_later=self._loop.call_later,
             new_id=random.Random(os.urandom(32)).getrandbits,
             emit=self.link.emit,
@@ -85,6 +86,7 @@ class Worker:
         )
         acceptor = Acceptor(site, self.snapshots, trace_sample_percent=settings.trace_sample_percent, ready=lambda: not self._draining)
         self.server = Server(acceptor.handle, ServerLimits(), self.ticker, render_error=render_wire_error, hooks=WireHooks(self.counters))
+        self.server.now = time.monotonic  # when a request began, by the same clock
 
     # Life
 

@@ -101,7 +101,7 @@ def _call_record(exchange: Exchange, leg: Leg, start: float, now: float) -> Call
         "" if error is None else error.message,
         leg.status,
         None if leg.judged_at is None else leg.judged_at - start,
-        tuple([AttemptRecord(a.replica, a.started - start, (a.ended or now) - start, a.result) for a in attempts]),
+        tuple([AttemptRecord(a.replica, max(0.0, a.started - start), max(0.0, (a.ended or now) - start), a.result) for a in attempts]),
         None if usage is None else usage.input,
         None if usage is None else usage.output,
         finish,
