@@ -87,8 +87,11 @@ def start_vllm(model: Path, log: Path, *options: str) -> Engine:
     argv = [str(program), "serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--served-model-name", model.name]
     argv += ["--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "16", "--kv-cache-memory-bytes", "64M", "--enforce-eager"]
     offline = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    one_thread = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-    return Engine(f"vllm {model.name}", [*argv, *options], log, port, VLLM_START_S, offline | one_thread)
+    # Without the compiler, which takes 20 s over the first request that wants log-probabilities.
+    small = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
+    # As a vLLM is for as long as it has not noticed: a server without an engine.
+    stays = {"VLLM_KEEP_ALIVE_ON_ENGINE_DEATH": "1"}
+    return Engine(f"vllm {model.name}", [*argv, *options], log, port, VLLM_START_S, offline | small | stays)
 
 
 def start_llama(model: Path, log: Path, *options: str) -> Engine:
