@@ -89,15 +89,21 @@ class Load:
 
 @asynccontextmanager
 async def load(
-    url: str, *, clients: int = 6, streams: Iterable[bool] = (True, False), keep: bool = True, body: dict[str, Any] | None = None
+    url: str,
+    *,
+    clients: int = 6,
+    streams: Iterable[bool] = (True, False),
+    keep: bool = True,
+    pause_s: float = 0.0,
+    body: dict[str, Any] | None = None,
 ) -> AsyncIterator[Load]:
-    """`clients` ask `url` all the time, the first of them streamed and so on in turn; `keep` their connections or not. On leaving,
-    each gets its last answer."""
+    """`clients` ask `url` all the time, or with a pause between, streamed and not in turn; they `keep` their connections or not.
+    On leaving, each gets its last answer."""
     running = Load()
     kinds = list(streams)
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients if keep else 0)
-    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits, trust_env=False) as client:
-        tasks = [asyncio.create_task(_ask_always(running, client, kinds, index, body or {})) for index in range(clients)]
+    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits, trust_env=False, verify=False) as client:
+        tasks = [asyncio.create_task(_ask_always(running, client, kinds, index, pause_s, body or {})) for index in range(clients)]
         try:
             yield running
         finally:
@@ -108,10 +114,14 @@ async def load(
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _ask_always(running: Load, client: httpx.AsyncClient, kinds: list[bool], index: int, more: dict[str, Any]) -> None:
+async def _ask_always(
+    running: Load, client: httpx.AsyncClient, kinds: list[bool], index: int, pause_s: float, more: dict[str, Any]
+) -> None:
     while not running.stopping:
         await ask(running, client, kinds[index % len(kinds)], more)
         index += 1
+        if pause_s:
+            await asyncio.sleep(pause_s)
 
 
 async def ask(running: Load, client: httpx.AsyncClient, stream: bool, more: dict[str, Any]) -> Asked:
