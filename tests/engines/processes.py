@@ -7,6 +7,7 @@ import platform
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,9 +31,12 @@ class Engine:
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
         self._until = time.monotonic() + start_s
-        with log.open("wb") as output:
+        # As beside the gateway: whatever ends the tests, the end of the tether ends the engine.
+        self._tether, other_end = socket.socketpair()
+        with log.open("wb") as output, other_end:
             self.process = subprocess.Popen(
-                argv,
+                [sys.executable, "-m", "gateway.foreign", str(other_end.fileno()), *argv],
+                pass_fds=[other_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -78,6 +82,7 @@ class Engine:
         except ProcessLookupError:
             pass
         self.process.wait(STOP_S)
+        self._tether.close()
 
 
 def start_vllm(model: Path, log: Path, *options: str) -> Engine:

@@ -112,9 +112,9 @@ async def test_logprobs_are_what_the_client_asked_for_and_its_own_end_of_sequenc
 
 
 async def test_a_schema_holds(client: openai.AsyncOpenAI) -> None:
-    whole = await client.chat.completions.create(
-        model="chat", messages=messages(), temperature=0, response_format=LABEL_FORMAT, logit_bias=no_padding()
-    )
+    asked: dict[str, Any] = {"model": "chat", "messages": messages(), "temperature": 0}
+    asked |= {"response_format": LABEL_FORMAT, "logit_bias": no_padding()}
+    whole = await client.chat.completions.create(**asked)
     assert json.loads(whole.choices[0].message.content or "").keys() == {"label"}
 
 
@@ -123,7 +123,7 @@ async def test_a_tool_is_called_whole_and_streamed(client: openai.AsyncOpenAI) -
     # `required` lets text come first, and this model would never end it; nor end after one call.
     asked |= {"tool_choice": "required", "parallel_tool_calls": False, "logit_bias": no_padding() | {str(TOOL_CALL): 50, str(IM_END): 60}}
     whole = await client.chat.completions.create(**asked)
-    (call,) = whole.choices[0].message.tool_calls or ()
+    (call,) = whole.choices[0].message.tool_calls or []
     assert call.type == "function"
     assert call.function.name == "route"
     assert json.loads(call.function.arguments).keys() == {"label"}

@@ -73,7 +73,7 @@ async def test_the_record_of_a_stream_has_the_tokens_that_the_client_did_not_ask
 )
 async def test_what_it_would_ignore_without_a_word_is_refused_by_name(running: Gateway, field: str, value: object) -> None:
     async with running.client() as http:
-        answer = await http.post("/v1/chat/completions", json=chat(**{field: value}))
+        answer = await http.post("/v1/chat/completions", json=chat() | {field: value})
     error = answer.json()["error"]
     assert (answer.status_code, error["type"]) == (400, "invalid_request_error")
     assert field in error["message"]
@@ -83,7 +83,7 @@ async def test_what_it_would_ignore_without_a_word_is_refused_by_name(running: G
 @pytest.mark.parametrize("field", ["keep_alive", "options", "template"])
 async def test_what_would_reach_into_the_server_is_refused(running: Gateway, field: str) -> None:
     async with running.client() as http:
-        answer = await http.post("/v1/chat/completions", json=chat(**{field: 0}))
+        answer = await http.post("/v1/chat/completions", json=chat() | {field: 0})
     assert answer.status_code == 400
     assert field in answer.json()["error"]["message"]
 

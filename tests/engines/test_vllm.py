@@ -59,8 +59,9 @@ def client(running: Gateway) -> openai.AsyncOpenAI:
 
 async def replica_of(running: Gateway, backend: str) -> dict[str, Any]:
     found = {shown["backend"]: shown["replicas"][0] for shown in (await running.ask_admin("/backends"))["backends"]}
-    assert isinstance(found[backend], dict)
-    return found[backend]
+    replica = found[backend]
+    assert isinstance(replica, dict)
+    return replica
 
 
 async def test_its_probe_says_ready_and_finds_the_evidence(running: Gateway) -> None:
@@ -126,7 +127,7 @@ async def test_a_named_tool_is_called_by_its_schema_whole_and_streamed(client: o
     asked: dict[str, Any] = {"model": "chat", "messages": messages(), "temperature": 0, "max_tokens": 100}
     asked |= {"tools": [TOOL], "tool_choice": NAMED_TOOL, "logit_bias": no_padding()}
     whole = await client.chat.completions.create(**asked)
-    (call,) = whole.choices[0].message.tool_calls or ()
+    (call,) = whole.choices[0].message.tool_calls or []
     assert call.type == "function"
     assert call.function.name == "route"
     jsonschema.validate(json.loads(call.function.arguments), LABEL_SCHEMA)
@@ -166,7 +167,7 @@ async def test_logprobs_are_what_the_client_asked_for(client: openai.AsyncOpenAI
     whole = await client.chat.completions.create(**asked)
     chunks = [chunk async for chunk in await client.chat.completions.create(**asked, stream=True)]
     streamed = [entry for chunk in chunks for entry in (chunk.choices[0].logprobs and chunk.choices[0].logprobs.content) or ()]
-    entries = (whole.choices[0].logprobs and whole.choices[0].logprobs.content) or ()
+    entries = (whole.choices[0].logprobs and whole.choices[0].logprobs.content) or []
     assert [entry.token for entry in entries] == [entry.token for entry in streamed]
     if top is None:
         assert not entries
@@ -213,7 +214,7 @@ async def test_its_own_refusal_reaches_the_client(running: Gateway) -> None:
 async def test_what_would_reach_into_the_server_is_refused_by_the_gateway(running: Gateway) -> None:
     async with running.client() as http:
         for field in ("priority", "chat_template", "guided_json", "cache_salt"):
-            answer = await http.post("/v1/chat/completions", json=chat(**{field: 1}))
+            answer = await http.post("/v1/chat/completions", json=chat() | {field: 1})
             assert (answer.status_code, field in answer.json()["error"]["message"]) == (400, True)
 
 
