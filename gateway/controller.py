@@ -120,12 +120,12 @@ class Controller:
             await self._store.open()
         except StoreError as error:
             log.error("records cannot be kept", extra={"why": str(error)})
-        self._consumer.start()
         await self._link.start()
         loop.call_later(SETTLE_S, self._fleet.settle)
         sites = [Site(self._admin_app(), admin), Site(metrics_app(self._exposition), metrics)]
         try:
             if await self._started():
+                self._consumer.start()  # not before there is a policy to say what is kept, and for how long
                 for site in sites:
                     site.start()
                 self._tasks.spawn(self._reloader.watch(), name="watch the policy file")
