@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -140,15 +141,16 @@ class Standin:
     open: int = 0
     generating: int = 0
     probes_ok: bool = True
+    tls: ssl.SSLContext | None = None
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -198,8 +200,8 @@ class Standin:
 
 
 @asynccontextmanager
-async def standin(script: Script) -> AsyncIterator[Standin]:
-    server = Standin(script)
+async def standin(script: Script, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Standin]:
+    server = Standin(script, tls=tls)
     await server.start()
     try:
         yield server

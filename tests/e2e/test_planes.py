@@ -202,28 +202,33 @@ async def test_a_killed_supervisor_takes_the_gateway_down_in_order_and_a_new_one
             assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
 
 
-async def test_a_dead_embedded_engine_is_started_again() -> None:
+async def test_the_embedded_pair_answers_and_is_started_again_when_it_dies() -> None:
     policy = """
 version: 1
 backends:
   - {name: small, kind: embedded, model: specialist, readiness: {every: 500ms}}
+  - {name: big, kind: embedded, model: generalist, readiness: {every: 500ms}}
 routes:
-  - {name: main, matches: [{models: [chat]}], backend: small}
+  - {name: main, matches: [{models: [chat]}], failover: [small, big]}
+  - {name: large, matches: [{models: [large]}], backend: big}
 """
     async with gateway(policy) as running, running.client() as client:
-        question = chat(content="Where is my parcel?", max_tokens=8)
-        whole = await client.post("/v1/chat/completions", json=question)
-        assert whole.status_code == 200
-        assert whole.json()["choices"][0]["message"]["content"]
+
+        async def ask(model: str, **more: object) -> httpx.Response:
+            question = chat(model, "Where is my parcel?", max_tokens=8, temperature=0, **more)
+            return await client.post("/v1/chat/completions", json=question)
+
+        async def answers() -> bool:
+            return [(await ask(model)).status_code for model in ("chat", "large")] == [200, 200]
+
+        await eventually(answers, 30)
+        for model, backend in (("chat", "small"), ("large", "big")):
+            whole, streamed = await ask(model), await ask(model, stream=True)
+            assert whole.headers["x-headgate-backend"] == streamed.headers["x-headgate-backend"] == backend
+            assert said(streamed.content) == whole.json()["choices"][0]["message"]["content"] != ""
         (keeper,) = running.pids("foreign")
         (engine,) = children(keeper)
         os.kill(engine, signal.SIGKILL)
         await running.wait_pids("foreign", other_than=[keeper])
-
-        async def answers() -> bool:
-            return (await client.post("/v1/chat/completions", json=question)).status_code == 200
-
         await eventually(answers, 30)
-        streamed = await client.post("/v1/chat/completions", json={**question, "stream": True})
-        assert said(streamed.content) == whole.json()["choices"][0]["message"]["content"]
         await running.metric('headgate_worker_restarts_total{process="embedded"}', 1)
