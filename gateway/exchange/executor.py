@@ -231,7 +231,7 @@ class Exchange:
         self._stop_losers()
         self.committed_at = self.now()
         reply = self._reply
-        held = leg.commit()
+        held = leg.commit(reply.write if self.order.content is None else self._pass_on)
         self.body.drop()
         self._rendered.clear()
         if self.order.content is not None:
@@ -254,11 +254,11 @@ class Exchange:
         elif self._paused:  # by comments, before there was a call to pause
             leg.call.pause_reading()
 
-    def pass_on(self, data: bytes) -> None:
-        """The answer goes on."""
+    def _pass_on(self, data: bytes) -> None:
+        """The answer goes on, and is kept for its record."""
         self._reply.write(data)
-        if self.order.content is not None:
-            self.order.content.response(data)
+        assert self.order.content is not None
+        self.order.content.response(data)
 
     def answer_ended(self, tail: bytes) -> None:
         """The answer is whole."""

@@ -4,6 +4,7 @@ before it judges, and, once it is the answer, straight on to the client.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.protocol.errors import read_error
@@ -29,6 +30,7 @@ class Leg:
     __slots__ = (
         "_chunks",
         "_exchange",
+        "_pass_on",
         "_size",
         "_timer",
         "call",
@@ -50,6 +52,7 @@ class Leg:
     )
 
     call: UpstreamCall
+    _pass_on: Callable[[bytes], None]
 
     def __init__(self, exchange: Exchange, index: int, target: Target, hold: Hold, span_id: str, now: float) -> None:
         self.index = index
@@ -85,23 +88,21 @@ class Leg:
 
     def on_body(self, data: bytes) -> None:
         reader = self.reader
-        if self.committed and reader is not None:
-            # The chunk path: nothing here may cost more than it must.
+        if reader is None:
+            self._keep(data)
+        elif self.committed:
+            # The path of every chunk: nothing here may cost more than it must.
             out = reader.feed(data)
             if out:
-                self._exchange.pass_on(out)
+                self._pass_on(out)
             if reader.failed:
                 self._break_off(reader)
-            return
-        if reader is not None:
-            data = reader.feed(data)
-            self._keep(data)
+        else:
+            self._keep(reader.feed(data))
             if reader.failed:
                 self._break_off(reader)
             elif self.judged_at is None and self.error is None:
                 self._consider(reader)
-        else:
-            self._keep(data)
 
     def on_end(self) -> None:
         self.ended_at = self._exchange.now()
@@ -217,8 +218,9 @@ class Leg:
         chunks = self._chunks
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def commit(self) -> bytes:
-        """From here on the reply goes to the client as it comes; what was held is handed over, byte for byte."""
+    def commit(self, pass_on: Callable[[bytes], None]) -> bytes:
+        """From here on the reply goes to the client as it comes, through `pass_on`; what was held is handed over, byte for byte."""
+        self._pass_on = pass_on
         held = self.whole_body()
         self._chunks = []
         self.committed = True
