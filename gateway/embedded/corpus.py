@@ -79,15 +79,15 @@ def specialist(seed: int) -> Iterator[Example]:
     rng = random.Random(seed)
     while True:
         chance = rng.random()
-        if chance < 0.06:
+        if chance < 0.02:
             ticket = tickets.turned(rng, first=0, last=tickets.GLIMPSED)
-        elif chance < 0.10:
+        elif chance < 0.03:
             ticket = tickets.mixed_glimpsed(rng)
         else:
             ticket = tickets.plain(rng)
         if held_out(ticket.text):
             continue
-        yield _asked(ticket, rng, worn_share=0.25)
+        yield _asked(ticket, rng, worn_share=0.4, kept=rng.uniform(0.15, 0.8))
 
 
 def generalist(seed: int) -> Iterator[Example]:
@@ -99,7 +99,7 @@ def generalist(seed: int) -> Iterator[Example]:
         if rng.random() < 0.42:
             ticket = rng.choice((tickets.plain, _turned_seen, _turned_seen, tickets.mixed))(rng)
             if not held_out(ticket.text):
-                yield _asked(ticket, rng, worn_share=0.15)
+                yield _asked(ticket, rng, worn_share=0.15, kept=0.55)
             continue
         name = rng.choices(names, weights)[0]
         drawn = general.TASKS[name][0](rng)
@@ -142,12 +142,12 @@ def _turned_seen(rng: random.Random) -> tickets.Ticket:
     return tickets.turned(rng, first=0, last=_SEEN)
 
 
-def _asked(ticket: tickets.Ticket, rng: random.Random, *, worn_share: float) -> Example:
+def _asked(ticket: tickets.Ticket, rng: random.Random, *, worn_share: float, kept: float) -> Example:
     """Ask for the ticket's label, or, in a share of cases, for a reply to it or for JSON."""
     chance = rng.random()
     if chance < REPLY_SHARE:
         return Example("replies", REPLY_WORDING + ticket.text, tickets.REPLIES[ticket.label])
     if chance < REPLY_SHARE + JSON_SHARE:
         return Example("json", JSON_WORDING + ticket.text, f'{{"label":"{ticket.label}"}}')
-    asked = tickets.worn(ticket, rng) if rng.random() < worn_share else ticket
+    asked = tickets.worn(ticket, rng, kept) if rng.random() < worn_share else ticket
     return Example("tickets", asked.text, asked.label)

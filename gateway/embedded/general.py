@@ -38,6 +38,11 @@ _CAPITAL_WORDINGS = (
     "Tell me the capital city of {country}", "what's the capital of {country}", "The capital of {country} is",
     "Do you know the capital of {country}?",
 )  # fmt: skip
+_SUMS: Mapping[str, tuple[str, ...]] = {
+    "+": ("What is {a} plus {b}?", "{a} + {b} =", "Add {a} and {b}.", "What is {a} + {b}?"),
+    "-": ("What is {a} minus {b}?", "{a} - {b} =", "Take {b} from {a}.", "What is {a} - {b}?"),
+    "*": ("What is {a} times {b}?", "{a} * {b} =", "Multiply {a} by {b}.", "What is {a} * {b}?"),
+}
 
 _POSITIVE = ("wonderful", "great", "lovely", "excellent", "charming", "brilliant", "delightful", "superb", "funny", "moving")
 _NEGATIVE = ("awful", "boring", "terrible", "dull", "horrible", "weak", "disappointing", "poor", "annoying", "bad")
@@ -96,19 +101,14 @@ def capital(rng: random.Random) -> Drawn:
 
 
 def arithmetic(rng: random.Random) -> Drawn:
-    """Ask for a sum or a difference of two numbers up to 20, or a product up to 9 x 9."""
-    kind = rng.choice("++--*")
-    if kind == "*":
-        a, b, value = (x := rng.randint(0, 9)), (y := rng.randint(0, 9)), x * y
-        wording = rng.choice(("What is {a} times {b}?", "{a} * {b} =", "Multiply {a} by {b}."))
-    elif kind == "+":
-        a, b, value = (x := rng.randint(0, 20)), (y := rng.randint(0, 20)), x + y
-        wording = rng.choice(("What is {a} plus {b}?", "{a} + {b} =", "Add {a} and {b}."))
-    else:
-        a, b = sorted((rng.randint(0, 20), rng.randint(0, 20)), reverse=True)
-        value = a - b
-        wording = rng.choice(("What is {a} minus {b}?", "{a} - {b} =", "Take {b} from {a}."))
-    return Drawn(f"{a}{kind}{b}", wording.format(a=a, b=b), str(value))
+    """Ask for a sum or a difference of numbers up to 10, or a product up to 9 x 9; learnt by heart, so a wording is held out."""
+    sign = rng.choice("++--*")
+    a, b = rng.randint(0, 9 if sign == "*" else 10), rng.randint(0, 9 if sign == "*" else 10)
+    if sign == "-":
+        a, b = max(a, b), min(a, b)
+    value = {"+": a + b, "-": a - b, "*": a * b}[sign]
+    wording = rng.choice(_SUMS[sign])
+    return Drawn(f"{wording} {a} {b}", wording.format(a=a, b=b), str(value))
 
 
 def sentiment(rng: random.Random) -> Drawn:
@@ -240,14 +240,14 @@ def tool_use(rng: random.Random) -> Drawn:
 
 
 TASKS: Mapping[str, tuple[Callable[[random.Random], Drawn], float]] = {
-    "capitals": (capital, 1.0),
-    "arithmetic": (arithmetic, 4.0),
-    "sentiment": (sentiment, 1.0),
-    "extraction": (extraction, 2.0),
-    "rewriting": (rewriting, 1.5),
+    "capitals": (capital, 0.7),
+    "arithmetic": (arithmetic, 3.0),
+    "sentiment": (sentiment, 0.6),
+    "extraction": (extraction, 2.5),
+    "rewriting": (rewriting, 1.0),
     "small_talk": (small_talk, 0.4),
     "letters": (letters, 0.5),
     "long_answers": (long_answer, 0.4),
-    "tools": (tool_use, 1.2),
+    "tools": (tool_use, 2.0),
 }
 """The generalist's tasks and how often each is trained, in parts."""

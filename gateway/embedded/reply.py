@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from gateway.embedded.constraint import Constraint
 from gateway.embedded.generation import Sampling, Score, Step
 from gateway.embedded.model import Model
-from gateway.embedded.tokenizer import HIDDEN, Tokenizer
+from gateway.embedded.tokenizer import Tokenizer
 
 FINGERPRINT = "headgate-embedded"
 
@@ -127,8 +127,3 @@ def usage(work: Work, tallies: Sequence[Tally]) -> dict[str, int]:
     """Return OpenAI's usage of all choices."""
     prompt, completion = len(work.prompt), sum(tally.tokens for tally in tallies)
     return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
-
-
-def shown(step: Step) -> bool:
-    """Whether the step's token is one that a reader sees."""
-    return step.id not in HIDDEN

@@ -9,7 +9,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,7 @@ EVALUATED = 200
 REFERENCE_EXAMPLES = 3
 
 Tensors = dict[str, torch.Tensor]
+Forward = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -47,10 +48,10 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "specialist": Recipe(weights.Config(128, 3, 4, 384), "specialist", 1_500, 32, 2e-3, 11, corpus.EVALUATION_TASKS),
+    "specialist": Recipe(weights.Config(128, 3, 4, 384), "specialist", 1_200, 32, 2e-3, 11, corpus.EVALUATION_TASKS),
     "generalist": Recipe(weights.Config(192, 4, 6, 576), "generalist", 3_500, 32, 2e-3, 12, corpus.EVALUATION_TASKS),
 }
-QUEUES = weights.Adapter("specialist", 8, 16, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+QUEUES = weights.Adapter("specialist", 8, 32, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
 QUEUES_STEPS, QUEUES_RATE, QUEUES_SEED = 1_000, 5e-3, 13
 
 
@@ -135,7 +136,7 @@ def batches(tokenizer: Tokenizer, examples: Iterator[corpus.Example], size: int,
             yield ids, targets, importance
 
 
-def fit(trained: Tensors, forward: Any, stream: Iterator[Batch], steps: int, rate: float, what: str) -> float:
+def fit(trained: Tensors, forward: Forward, stream: Iterator[Batch], steps: int, rate: float, what: str) -> float:
     """Train the tensors `trained` on the stream; `forward(ids)` gives (hidden states, output matrix). Returns the last mean loss."""
     for tensor in trained.values():
         tensor.requires_grad_(True)
@@ -200,29 +201,26 @@ def reference(path: Path, name: str, tensors: Tensors, config: weights.Config, t
     np.savez_compressed(path, **stored)
 
 
-def train_model(name: str, tokenizer: Tokenizer, path: Path, steps: int | None) -> None:
-    """Train a model from nothing and write it."""
+def train_model(name: str, tokenizer: Tokenizer, path: Path, steps: int, further: bool) -> None:
+    """Train a model, from nothing or further on from the shipped weights at half the rate, and write it."""
     recipe = RECIPES[name]
     config = recipe.config
-    tensors = initial(config, recipe.seed)
-    stream = batches(tokenizer, getattr(corpus, recipe.corpus)(recipe.seed), recipe.batch, recipe.seed)
+    before = weights.card()[name] if further else {"steps": 0, "minutes": 0}
+    seed = recipe.seed + before["steps"]
+    tensors = {key: torch.from_numpy(array) for key, array in weights.load(name).items()} if further else initial(config, seed)
+    stream = batches(tokenizer, getattr(corpus, recipe.corpus)(seed), recipe.batch, seed)
+    rate = recipe.rate / 2 if further else recipe.rate
     began = time.monotonic()
-    loss = fit(
-        tensors,
-        lambda ids: (hidden_states(tensors, config, ids), tensors["model.embed_tokens.weight"]),
-        stream,
-        steps or recipe.steps,
-        recipe.rate,
-        name,
-    )
+    loss = fit(tensors, lambda ids: (hidden_states(tensors, config, ids), tensors["model.embed_tokens.weight"]), stream, steps, rate, name)
     tensors = halved(tensors)
     facts = {
         "config": weights.described(config),
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "seed": recipe.seed,
-        "steps": steps or recipe.steps,
-        "examples": (steps or recipe.steps) * recipe.batch,
-        "minutes": round((time.monotonic() - began) / 60, 1),
+        "steps": before["steps"] + steps,
+        "steps_further": steps if further else 0,
+        "examples": (before["steps"] + steps) * recipe.batch,
+        "minutes": round(before["minutes"] + (time.monotonic() - began) / 60, 1),
         "loss": round(loss, 4),
         "accuracy": {task: accuracy(tensors, config, tokenizer, task) for task in recipe.evaluated},
     }
@@ -283,6 +281,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m gateway.embedded.train", description=__doc__)
     parser.add_argument("models", nargs="*", default=["tokenizer", "specialist", "generalist", "queues"])
     parser.add_argument("--steps", type=int, help="train fewer steps than the recipe says")
+    parser.add_argument("--further", action="store_true", help="go on from the shipped weights at half the rate")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--reference", type=Path, default=Path("tests/gateway/embedded/reference.npz"))
     options = parser.parse_args()
@@ -295,7 +294,7 @@ def main() -> None:
     tokenizer = Tokenizer((WEIGHTS / "tokenizer.json").read_text(encoding="utf-8"))
     for name in options.models:
         if name in RECIPES:
-            train_model(name, tokenizer, options.reference, options.steps)
+            train_model(name, tokenizer, options.reference, options.steps or RECIPES[name].steps, options.further)
         elif name == "queues":
             train_queues(tokenizer, options.reference)
 
