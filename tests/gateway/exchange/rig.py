@@ -16,12 +16,13 @@ from gateway.telemetry.counters import Counters
 from gateway.telemetry.trace_context import TraceContext
 from gateway.upstream.fake import FakeCall, FakeUpstream
 from gateway.wire.base import Observer
-from policies.plan import Answer, Call, Endpoint, Hold, Outcome, Plan, Reason, Verdict, call
+from policies.plan import Answer, Call, CallError, Endpoint, Hold, Outcome, Plan, Reason, Verdict, call
 from policies.schema import Backend, Policy, Price, Route
 from tests.gateway.upstream.rig import FakeLoop
 
 SSE = {b"content-type": b"text/event-stream; charset=utf-8"}
 JSON = {b"content-type": b"application/json"}
+CONNECT = CallError("connect", "10.0.0.7:8000: [Errno 111] Connection refused")
 TRACE = TraceContext("a" * 32, "b" * 16, "c" * 16, True)
 
 
@@ -219,3 +220,8 @@ def judged(hold: Hold, good: Callable[[Outcome], bool]) -> Generator[Call, Outco
         return Answer(outcome)
     outcome = yield from call("big")
     return Answer(outcome, "low_confidence")
+
+
+def finish(rig: Rig, name: str = "small") -> None:
+    rig.call(name).body(event("", "stop") + DONE)
+    rig.call(name).end()
