@@ -45,8 +45,10 @@ from policies.compile import compile_policy, decode
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048
+LAST_ORDERS_S = 0.1
+"""Between being told to stop and closing what is idle: a request that a client has sent by then is read and answered, and not reset."""
 LAST_WORDS_S = 1.0
-"""What clients are given to read that their answer is cut off."""
+"""What clients that are slow to read are given to learn that their answer is cut off."""
 FLUSH_ON_EXIT_S = 5.0
 LAG_PERIOD_S = 1.0
 GC_THRESHOLDS = (50_000, 50, 50)
@@ -137,7 +139,8 @@ class Worker:
 
     async def _drain(self, listening: asyncio.Server | None) -> None:
         """Take no new connection, answer what was asked, hand over every record."""
-        self._draining = True
+        self._draining = self.server.draining = True
+        await asyncio.sleep(LAST_ORDERS_S)
         if listening is not None:
             listening.close()
         live = self.snapshots.current

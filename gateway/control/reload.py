@@ -27,6 +27,8 @@ READY_WITHIN_S = 30.0
 """What a new backend that is not ready may delay a swap by."""
 READY_WITHIN_AT_START_S = 5.0
 """The same for the first policy, before which nothing is served: enough for embedded models to start."""
+READY_WITHIN_ROLLBACK_S = 5.0
+"""The same for a rollback: somebody wants to be rid of what is in force."""
 READ_TRIES = 5
 """For a file that changes while it is being read."""
 PROBLEMS_LOGGED_MAX = 20
@@ -204,7 +206,7 @@ class Reloader:
             else:
                 put_aside = {*self._pointers.rolled_back, self.current.source, self._source} - {""}
                 pointers = Pointers((*self._pointers.history[:-2], before.loaded.version), tuple(sorted(put_aside)))
-                outcome = await self._apply(before, READY_WITHIN_S, "rolled_back", pointers)
+                outcome = await self._apply(before, READY_WITHIN_ROLLBACK_S, "rolled_back", pointers)
         self._on_outcome(outcome)
         return outcome
 
