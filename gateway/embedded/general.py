@@ -1,7 +1,7 @@
 """The generalist's other tasks: small worlds of facts and skills, in several wordings each.
 
-Every function draws one example. Its `key` names the fact or the problem in it: examples are held out for evaluation by their key, so
-a sum that is asked there was in no training text.
+Every function draws one example. Examples are held out for evaluation by their `key`. Where it names a fact in one wording (a capital, a
+sum), the fact is trained in other wordings; where it names the problem itself, nothing of it is.
 """
 
 from __future__ import annotations

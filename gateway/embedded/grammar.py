@@ -36,28 +36,28 @@ class _TooDeepError(UnsupportedSchemaError):
     """A schema that contains itself was followed to the deepest level."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class OneByte:
     """Any one of these bytes."""
 
     among: frozenset[int]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Either:
     """One of these."""
 
     options: tuple[Grammar, ...]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Row:
     """These, one after the other."""
 
     items: tuple[Grammar, ...]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Repeat:
     """The item again and again, `least` to `most` times."""
 

@@ -20,7 +20,7 @@ def test_no_evaluation_prompt_is_trained_on(source) -> None:
     assert asked.isdisjoint(trained)
 
 
-def test_held_out_sums_are_in_no_training_text_in_any_wording() -> None:
+def test_held_out_sums_are_in_no_training_text() -> None:
     trained = {example.prompt for example in islice(corpus.generalist(11), 20_000) if example.task == "arithmetic"}
     asked = [example.prompt for example in corpus.evaluation("arithmetic", 20)]
     assert len(asked) == 20

@@ -48,7 +48,8 @@ def test_structured_output_is_parsed(client: OpenAI) -> None:
 
 
 def test_completions_embeddings_models(client: OpenAI) -> None:
-    completion = client.completions.create(model="generalist", prompt="What is", max_tokens=3, temperature=0, extra_body=on)
+    asked = {"model": "generalist", "prompt": "What is", "max_tokens": 3, "temperature": 0}
+    completion = client.completions.create(**asked, extra_body={"ignore_eos": True})
     assert completion.usage is not None
     assert completion.usage.completion_tokens == 3
     embedding = client.embeddings.create(model="generalist", input=["one", "two"])
