@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -193,8 +194,8 @@ async def test_a_hundred_clients_at_once(running: Site) -> None:
     assert all(answer.content.endswith(b"data: [DONE]\n\n") for answer in answers)
 
 
-async def by_request_id(running: Site, request_id: str) -> dict[str, object]:
-    async def look() -> dict[str, object] | None:
+async def by_request_id(running: Site, request_id: str) -> dict[str, Any]:
+    async def look() -> dict[str, Any] | None:
         found = await running.gateway.ask_admin("/exchanges?limit=100")
         listed = found["exchanges"] if isinstance(found, dict) else found
         return next((record for record in listed if record["request_id"] == request_id), None)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from hashlib import sha256
+from typing import Any
 
 import httpx
 import pytest
@@ -59,7 +60,7 @@ def fresh(running: Site) -> None:
     running.play()
 
 
-async def ask(running: Site, body: dict[str, object] | None = None, *, key: str = "ACME", **headers: str) -> httpx.Response:
+async def ask(running: Site, body: Any = None, *, key: Any = "ACME", **headers: str) -> httpx.Response:
     async with running.client(key) as client:
         return await client.post("/v1/chat/completions", json=body or chat(), headers=headers)
 

@@ -313,8 +313,8 @@ def response(status: str = "completed", text: str = "hello") -> dict[str, Any]:
 
 def response_events(*texts: str) -> list[dict[str, Any]]:
     where = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
-    events = [{"type": "response.created", "response": {**response("in_progress"), "output": [], "usage": None}}]
-    item = {"type": "message", "id": "msg_1", "role": "assistant", "status": "in_progress", "content": []}
+    events: list[dict[str, Any]] = [{"type": "response.created", "response": {**response("in_progress"), "output": [], "usage": None}}]
+    item: dict[str, Any] = {"type": "message", "id": "msg_1", "role": "assistant", "status": "in_progress", "content": []}
     events.append({"type": "response.output_item.added", "output_index": 0, "item": item})
     events.append({"type": "response.content_part.added", **where, "part": {"type": "output_text", "text": "", "annotations": []}})
     events += [{"type": "response.output_text.delta", **where, "delta": text, "logprobs": []} for text in texts]

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -32,7 +33,7 @@ routes:
 KEY = '[{name: acme, sha256: "${env:ACME_SHA256}"}]'
 
 
-async def ask(running: Gateway, key: str | None = None, **more: object) -> httpx.Response:
+async def ask(running: Gateway, key: str | None = None, **more: Any) -> httpx.Response:
     async with running.client(key) as client:
         return await client.post("/v1/chat/completions", json=chat(**more))
 
