@@ -7,13 +7,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check setup format generated
+.PHONY: demo test engines check setup format generated
 
 demo: setup ## Start Headgate on two small models that come with it
 	@$(BIN)/headgate demo
 
 test: setup ## Run the whole suite
 	$(BIN)/python -m pytest
+
+engines: setup ## Install real engines outside the checkout, and test with them
+	$(BIN)/python -m tests.engines.install
+	$(BIN)/python -m pytest tests/engines
 
 check: setup ## Lint, types, import rules, tidy tests
 	$(BIN)/ruff check .

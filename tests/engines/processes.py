@@ -109,7 +109,8 @@ def start_llama(model: Path, log: Path, *options: str) -> Engine:
     argv = [str(next(libraries.glob("ld-linux-*.so.*"))), "--library-path", f"{libraries}:{libraries}/llama:{backends}:{libraries}/ggml"]
     port = free_port()
     argv += [str(root / "usr/bin/llama-server"), "-m", str(model), "--alias", model.stem, "--host", "127.0.0.1", "--port", str(port)]
-    argv += ["--threads", "1", "--ctx-size", "2048", "--jinja", "--metrics", "--slots"]
+    # Every open connection holds one of its HTTP threads, an idle one for 5 s, while further connections wait for a thread.
+    argv += ["--threads", "1", "--threads-http", "64", "--ctx-size", "2048", "--jinja", "--metrics"]
     return Engine(
         f"llama-server {model.stem}", [*argv, *options], log, port, LLAMA_START_S, {"GGML_BACKEND_PATH": str(_cpu_code(backends))}
     )
