@@ -21,7 +21,8 @@ import msgspec
 import uvloop
 
 from gateway import settings as process_settings
-from gateway.exchange.executor import Exchange, Site
+from gateway.exchange.executor import Exchange
+from gateway.exchange.order import Site
 from gateway.exchange.snapshot import Snapshots
 from gateway.link.messages import Discard, Down, Hello, Overlay, Prepare, Prepared, ReplicaSeen, Swap, Swapped
 from gateway.link.unix import WorkerLink, socket_path

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from gateway.exchange.executor import Site
+from gateway.exchange.order import Site
 from gateway.exchange.snapshot import Snapshots
 from gateway.link.outbox import Outbox
 from gateway.server.accept import Acceptor
@@ -136,6 +136,7 @@ def rounds(count: int, times: int, body: Callable[[], None]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", choices=["request", "chunk"])
+    parser.add_argument("--sort", default="tottime", help="of the profile: tottime, ncalls, cumtime")
     args = parser.parse_args()
     bench = Bench()
     bench.one_request()
@@ -151,11 +152,11 @@ def main() -> None:
         profile.enable()
         rounds(1, 20_000, step)
         profile.disable()
-        pstats.Stats(profile).sort_stats("tottime").print_stats(45)
+        pstats.Stats(profile).sort_stats(args.sort).print_stats(60)
         return
-    per_chunk = rounds(7, 50_000, lambda: bench.upstream.data_received(chunk))
+    per_chunk = rounds(60, 5_000, lambda: bench.upstream.data_received(chunk))
     bench.end_stream()
-    per_request = rounds(7, 10_000, bench.one_request)
+    per_request = rounds(60, 1_000, bench.one_request)
     print(
         json.dumps(
             {

@@ -44,7 +44,12 @@ http {{
 POLICY = """
 version: 1
 backends:
-  - {{name: mock, kind: openai, replicas: ["http://127.0.0.1:{mock}"], model: mock, concurrency: {{limit: 2000, queue: 2000}}, readiness: {{every: 1h}}}}
+  - name: mock
+    kind: openai
+    replicas: ["http://127.0.0.1:{mock}"]
+    model: mock
+    concurrency: {{limit: 2000, queue: 2000}}
+    readiness: {{every: 1h}}
 routes:
   - {{name: chat, matches: [{{models: [mock, chat]}}], backend: mock}}
 """

@@ -11,13 +11,13 @@ from gateway.errors import ApiError
 from gateway.exchange.failure import api_error
 from gateway.exchange.features import features
 from gateway.exchange.leg import REQUEST_FAULTS
-from gateway.protocol.body import Body, decode
+from gateway.protocol.body import decode
 from gateway.server.accept import check_conversation, no_route
-from gateway.upstream.kinds import denied, refused
+from gateway.upstream.kinds import objection
 from gateway.wire.base import Request
 from policies.match import CompiledMatch
 from policies.plan import CALLS_MAX, Answer, Call, CallError, Endpoint, ErrorKind, Features, Hold, Outcome, Plan, Refuse
-from policies.schema import Backend, Key
+from policies.schema import Key
 from policies.snapshot import NoRoute, Snapshot
 
 EXCHANGE_ID = "explain"
@@ -104,14 +104,6 @@ def _why_not(models: tuple[str, ...], match: CompiledMatch, known: Features) -> 
     if not match.labels_fit(known.labels):
         return f"the labels of {f'key {known.key}' if known.key else 'a request without key'} do not fit"
     return ""
-
-
-def objection(backend: Backend, body: Body) -> CallError | None:
-    """Why the gateway would not even send this request to a backend."""
-    message = refused(backend, body)
-    if (name := denied(backend, body.names)) is not None:
-        message = f"the field {name!r} is not allowed for backend {backend.name}"
-    return None if message is None else CallError("status", message, 400, request_at_fault=True)
 
 
 def drive(plan: Plan, failures: Mapping[str, CallError]) -> tuple[list[Step], Answer | Refuse]:

@@ -9,67 +9,23 @@ from __future__ import annotations
 import logging
 import time
 from asyncio import TimerHandle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
-
-import msgspec
 
 from gateway.errors import ApiError
 from gateway.exchange.failure import RETRY_AFTER_S, api_error, retry_lines
 from gateway.exchange.keepalive import KeepAlive
 from gateway.exchange.leg import Leg
-from gateway.exchange.measures import RouteMeasures
-from gateway.exchange.recording import ContentKeeper, exchange_record
-from gateway.exchange.snapshot import Target
-from gateway.link.messages import ExchangeRecord
-from gateway.protocol.body import Body
+from gateway.exchange.order import Order, Site
+from gateway.exchange.recording import count, exchange_record
 from gateway.protocol.errors import error_body, error_event
-from gateway.telemetry.trace_context import TraceContext, child_header
+from gateway.telemetry.trace_context import child_header
 from gateway.upstream.base import Ask
-from gateway.upstream.kinds import denied, refused
+from gateway.upstream.kinds import objection
 from gateway.wire.base import Reply
-from policies.plan import CALLS_MAX, Call, CallError, Outcome, Plan, Refuse, Verdict
+from policies.plan import CALLS_MAX, Call, CallError, Outcome, Refuse, Verdict
 
 log = logging.getLogger(__name__)
-
-
-class Site(msgspec.Struct, frozen=True):
-    """What every exchange of a worker shares."""
-
-    now: Callable[[], float]
-    call_later: Callable[..., TimerHandle]
-    new_id: Callable[[int], int]
-    """So many random bits."""
-    emit: Callable[[ExchangeRecord], None]
-    left: Callable[[str], None]
-    """Counts a client that left, by phase."""
-    in_flight: set[Exchange]
-    """Exchanges under way."""
-
-
-class Order(msgspec.Struct):
-    """One request, decided: what is to be done, and whose it is."""
-
-    exchange_id: str
-    request_id: str
-    route: str
-    plan: Plan
-    targets: Mapping[str, Target]
-    measures: RouteMeasures
-    policy_version: str
-    release: Callable[[], None]
-    """Gives the snapshot's lease back."""
-    body: Body
-    path: bytes
-    trace: TraceContext
-    started: float
-    deadline: float
-    key: str = ""
-    debug: bool = False
-    unit: str = ""
-    segments: tuple[tuple[str, str], ...] = ()
-    keep_alive_after: float | None = None
-    content: ContentKeeper | None = None
 
 
 class Exchange:
@@ -170,10 +126,10 @@ class Exchange:
         span_id = f"{self._site.new_id(64):016x}"
         leg = Leg(self, index, target, verb.hold, span_id, self.now())
         self.legs.append(leg)
-        if (objection := self._objection(target)) is not None:
-            leg.error = objection
+        if (error := objection(target.backend, body)) is not None:
+            leg.error = error
             leg.ended_at = leg.judged_at = leg.started_at
-            return Outcome(index, verb.backend, objection)
+            return Outcome(index, verb.backend, error)
         order = self.order
         leg.call = target.upstream.call(
             Ask(
@@ -186,14 +142,6 @@ class Exchange:
             ),
             leg,
         )
-        return None
-
-    def _objection(self, target: Target) -> CallError | None:
-        """Why this backend must not get this request."""
-        if (name := denied(target.backend, self.body.names)) is not None:
-            return CallError("status", f"the field {name!r} is not allowed for backend {target.backend.name}", 400, request_at_fault=True)
-        if (message := refused(target.backend, self.body)) is not None:
-            return CallError("status", message, 400, request_at_fault=True)
         return None
 
     def _render(self, model: str) -> tuple[bytes, ...]:
@@ -238,7 +186,7 @@ class Exchange:
             self.order.content.response(held)
         if leg.reader is None:
             self.code = 200
-            reply.send(200, self._head(leg.headers.get(b"content-type", b"application/json"), leg.target.backend.name), held)
+            reply.send(200, self._head(b"application/json", leg.target.backend.name), held)
             self._close()
             return
         if self._alive is not None and self._alive.spoke:
@@ -292,16 +240,10 @@ class Exchange:
         self._close()
 
     def _head(self, content_type: bytes, backend: str) -> bytes:
-        order = self.order
-        lines = (
-            f"x-request-id: {order.request_id}\r\nx-headgate-exchange-id: {order.exchange_id}\r\nx-headgate-route: {order.route}\r\n"
-            f"x-headgate-policy-version: {order.policy_version}\r\n"
-        )
-        if backend:
-            lines += f"x-headgate-backend: {backend}\r\nx-headgate-reason: {self.reason}\r\n"
-        if order.debug:
-            lines += f"x-headgate-calls: {len(self.legs)}\r\nx-headgate-overhead-ms: {self._overhead(self.now()) * 1000:.3f}\r\n"
-        return b"content-type: %s\r\n%s" % (content_type, lines.encode("latin-1"))
+        head = self.order.head(content_type, backend, self.reason)
+        if self.order.debug:
+            head += b"x-headgate-calls: %d\r\nx-headgate-overhead-ms: %.3f\r\n" % (len(self.legs), self._overhead(self.now()) * 1000)
+        return head
 
     def _say_alive(self, first: bool) -> None:
         if first:
@@ -321,8 +263,11 @@ class Exchange:
         """Every leg is cancelled; in the metrics this is 499 and never an error of a backend."""
         if self._closed:
             return
-        self._site.left("before_commit" if self.committed_at is None else "after_commit")
-        self.code, self.error = 499, "the client left"
+        if self._answer is not None and self._answer.whole:
+            self.code = 200  # it has all of the answer, and does not wait for the connection's end
+        else:
+            self._site.left("before_commit" if self.committed_at is None else "after_commit")
+            self.code, self.error = 499, "the client left"
         for leg in self.legs:
             leg.cancel()
         self._close()
@@ -374,18 +319,7 @@ class Exchange:
         now = self.now()
         order = self.order
         overhead = self._overhead(now)
-        measures = order.measures
-        measures.request(self.reason, self.code)
-        measures.duration.observe(now - order.started)
-        measures.overhead.observe(overhead)
-        for label in order.segments:
-            measures.segment(label)
-        answer = self._answer
-        if self.committed_at is not None and answer is not None:
-            if self.body.stream:
-                measures.first_token.observe(self.committed_at - order.started)
-            if answer.head_at is not None:
-                measures.hold.observe(max(0.0, self.committed_at - answer.head_at))
+        count(self, now, overhead)
         try:
             self._site.emit(exchange_record(self, now, overhead))
         except Exception:

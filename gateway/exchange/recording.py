@@ -38,6 +38,23 @@ class ContentKeeper:
         return Content(self._request, b"".join(self._kept), self._truncated)
 
 
+def count(exchange: Exchange, now: float, overhead: float) -> None:
+    """Count an exchange that is over in its route's measures."""
+    order = exchange.order
+    measures = order.measures
+    measures.request(exchange.reason, exchange.code)
+    measures.duration.observe(now - order.started)
+    measures.overhead.observe(overhead)
+    for label in order.segments:
+        measures.segment(label)
+    answer, committed_at = exchange.answer, exchange.committed_at
+    if committed_at is not None and answer is not None:
+        if exchange.body.stream:
+            measures.first_token.observe(committed_at - order.started)
+        if answer.head_at is not None:
+            measures.hold.observe(max(0.0, committed_at - answer.head_at))
+
+
 def exchange_record(exchange: Exchange, now: float, overhead: float) -> ExchangeRecord:
     """The record, and with it the count of tokens and cost: every call costs, also one whose answer nobody got."""
     order = exchange.order

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 from gateway.errors import ApiError
-from gateway.exchange.executor import Exchange, Order, Site
+from gateway.exchange.executor import Exchange
 from gateway.exchange.failure import RETRY_AFTER_S, retry_lines
 from gateway.exchange.features import features
+from gateway.exchange.order import Order, Site
 from gateway.exchange.recording import ContentKeeper
 from gateway.exchange.snapshot import Live, Snapshots
 from gateway.protocol.body import Body, decode

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from policies.plan import CallError
 from policies.schema import Backend, Kind
 
 _SHARED_SERVER: Final = frozenset(
@@ -137,6 +138,14 @@ def refused(backend: Backend, body: BodyFacts) -> str | None:
             instead = ": send max_tokens" if name == "max_completion_tokens" else ""
             return f"backend {backend.name} ({backend.kind}) would ignore '{name}' without a word{instead}"
     return None
+
+
+def objection(backend: Backend, body: BodyFacts) -> CallError | None:
+    """Why a backend must not be sent a request: a call that fails before it is made."""
+    message = refused(backend, body)
+    if (name := denied(backend, body.names)) is not None:
+        message = f"the field {name!r} is not allowed for backend {backend.name}"
+    return None if message is None else CallError("status", message, 400, request_at_fault=True)
 
 
 def replica_urls(backend: Backend, embedded_port: int) -> tuple[str, ...]:

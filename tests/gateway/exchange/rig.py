@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable, Generator
 from typing import Any
 
-from gateway.exchange.executor import Exchange, Order, Site
+from gateway.exchange.executor import Exchange
 from gateway.exchange.measures import RouteMeasures
+from gateway.exchange.order import Order, Site
 from gateway.exchange.recording import ContentKeeper
 from gateway.exchange.snapshot import Target
 from gateway.link.messages import ExchangeRecord

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.exchange.executor import Exchange, Site
+from gateway.exchange.executor import Exchange
+from gateway.exchange.order import Site
 from gateway.exchange.snapshot import Snapshots
 from gateway.link.messages import ExchangeRecord
 from gateway.server.accept import Acceptor, is_loopback
