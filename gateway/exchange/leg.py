@@ -108,19 +108,21 @@ class Leg:
         self.ended_at = self._exchange.now()
         if self.reader is None:
             self._end_whole()
-            return
-        tail = self.reader.end()
-        if not self.reader.whole:
-            self._break_off(self.reader)
-        elif self.committed:
-            self._exchange.answer_ended(tail)
         else:
-            self._keep(tail)
-            self._judge(complete=True)
+            self._end_stream(self.reader)
 
     def on_failure(self, error: CallError) -> None:
         self.ended_at = self._exchange.now()
-        self._fail(error)
+        if self.whole:
+            assert self.reader is not None
+            self._end_stream(self.reader)
+        else:
+            self._fail(error)
+
+    @property
+    def whole(self) -> bool:
+        """Of a stream nothing is missing, though its backend may not have ended it yet: whatever happens now, it is an answer."""
+        return self.reader is not None and self.reader.whole
 
     # What it makes of that.
 
@@ -173,6 +175,16 @@ class Leg:
         if problem is not None:
             self._fault(CallError("protocol", problem))
         else:
+            self._judge(complete=True)
+
+    def _end_stream(self, reader: StreamReader) -> None:
+        tail = reader.end()
+        if not reader.whole:
+            self._break_off(reader)
+        elif self.committed:
+            self._exchange.answer_ended(tail)
+        else:
+            self._keep(tail)
             self._judge(complete=True)
 
     def _status_error(self, status: int, body: bytes) -> CallError:

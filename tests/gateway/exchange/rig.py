@@ -55,6 +55,7 @@ class FakeReply:
         self.head = b""
         self.body = b""
         self.over = False
+        self.left = False
         self.pause_at: int | None = None
         """So many bytes fill the client's buffer."""
 
@@ -96,7 +97,7 @@ class FakeReply:
 
     def leave(self) -> None:
         """The client goes."""
-        self.over = True
+        self.over = self.left = True
         assert self.observer is not None
         self.observer.client_left()
 

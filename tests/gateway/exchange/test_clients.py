@@ -38,6 +38,16 @@ def test_a_client_that_leaves_after_commit() -> None:
     assert rig.record.bytes_out == len(event("one"))
 
 
+def test_a_client_that_leaves_with_the_whole_answer_has_been_served() -> None:
+    """Many close at `[DONE]`; the backend may take a moment longer to end its reply."""
+    rig = Rig(single())
+    rig.call().head(200, SSE)
+    rig.call().body(event("one") + event("", "stop") + DONE)
+    rig.reply.leave()
+    assert (rig.record.code, rig.record.error, rig.record.truncated_by_client, rig.lefts) == (200, "", False, [])
+    assert rig.call().cancelled
+
+
 def test_a_client_that_stops_reading_stops_the_backend_and_goes_on_later() -> None:
     rig = Rig(single())
     rig.call().head(200, SSE)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.exchange.failure import retry_lines
-from policies.plan import HOLD_ALL, Answer, CallError, Hold, Plan, call
+from policies.plan import HOLD_ALL, Answer, CallError, ErrorKind, Hold, Plan, call
 from tests.gateway.exchange.rig import CONNECT, DONE, JSON, SSE, WHOLE, Rig, event, failover, single
 
 # Failures before commit.
@@ -188,3 +188,15 @@ def test_what_came_with_the_error_before_it_is_still_passed_on() -> None:
     assert rig.reply.body.startswith(event("one") + event("two") + b'data: {"error":')
     assert b"never" not in rig.reply.body
     assert rig.record.calls[0].result == "error_event"
+
+
+@pytest.mark.parametrize("hold", [Hold(), HOLD_ALL])
+@pytest.mark.parametrize("kind", ["truncated", "timeout_between_tokens", "deadline"])
+def test_a_backend_that_fails_after_its_whole_answer_has_given_it(hold: Hold, kind: ErrorKind) -> None:
+    """Some servers close after `[DONE]` without HTTP's last chunk."""
+    rig = Rig(failover(hold))
+    rig.call().head(200, SSE)
+    rig.call().body(event("one") + event("", "stop"))
+    rig.call().fail(CallError(kind, "h:1: x"))
+    assert rig.reply.body == event("one") + event("", "stop") + DONE
+    assert (rig.record.code, rig.record.calls[0].result) == (200, "ok")
