@@ -90,7 +90,7 @@ def start_vllm(model: Path, log: Path, *options: str) -> Engine:
     program = installed("vllm") / "bin/vllm"
     port = free_port()
     argv = [str(program), "serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--served-model-name", model.name]
-    argv += ["--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "16", "--kv-cache-memory-bytes", "64M", "--enforce-eager"]
+    argv += ["--dtype", "float32", "--max-model-len", "2048", "--max-num-seqs", "16", "--kv-cache-memory-bytes", "64M", "--enforce-eager"]
     offline = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     # Without the compiler, which takes 20 s over the first request that wants log-probabilities.
     small = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}

@@ -205,7 +205,7 @@ async def test_an_endpoint_that_it_does_not_offer(running: Gateway) -> None:
 async def test_its_own_refusal_reaches_the_client(running: Gateway) -> None:
     async with running.client() as http:
         answer = await http.post("/v1/chat/completions", json=chat(logprobs=True, top_logprobs=21))
-        too_long = await http.post("/v1/chat/completions", json=chat(content="late parcel " * 1000))
+        too_long = await http.post("/v1/chat/completions", json=chat(content="late parcel " * 3000))
     assert answer.status_code == too_long.status_code == 400
     assert "20" in answer.json()["error"]["message"]
     assert "context" in too_long.json()["error"]["message"]
@@ -232,13 +232,13 @@ async def test_an_adapter_is_a_model_with_a_name(client: openai.AsyncOpenAI) -> 
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_a_client_that_leaves_stops_the_generation(running: Gateway, vllm: Engine, streamed: bool) -> None:
     async def at_work() -> bool:
-        return await asyncio.to_thread(vllm.metric, "vllm:num_requests_running") == 1
+        return await asyncio.to_thread(vllm.metric, "vllm:num_requests_running") >= 1
 
     async def idle() -> bool:
         return not await at_work()
 
     await eventually(idle)  # a probe may be at work
-    body = chat(content=TICKET, max_tokens=900, stream=streamed, **ENDLESS)
+    body = chat(content=TICKET, max_tokens=1900, stream=streamed, **ENDLESS)
 
     async def ask() -> None:
         async with running.client() as http:
