@@ -114,6 +114,19 @@ async def test_a_stopped_controller_slows_no_request_and_keeps_no_worker_from_se
         await running.until_stored([each.exchange_id for each in clients.done if each.good and not since <= each.ended <= gone_at])
 
 
+async def test_without_a_worker_that_has_a_policy_requests_wait() -> None:
+    async with standin(speaks("hello")) as backend, gateway(POLICY.format(url=backend.url)) as running, running.client() as client:
+        (controller,) = running.pids("controller")
+        workers = running.pids("worker")
+        with stopped(controller):
+            os.kill(workers[0], signal.SIGKILL)
+            await running.wait_pids("worker", other_than=workers)
+            waiting = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
+            done, _ = await asyncio.wait({waiting}, timeout=1)
+            assert not done
+        assert (await waiting).status_code == 200
+
+
 def slowest(asked: list[Asked]) -> float:
     return max(each.ended - each.started for each in asked)
 

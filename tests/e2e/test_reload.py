@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from policies.document import TEXT_BYTES_MAX
 from policies.load import load as load_policy
 from tests.e2e.gateway import ADMIN_KEY, Gateway, chat, eventually, gateway
@@ -216,7 +214,6 @@ async def test_a_rollback_holds_across_a_restart_until_the_file_changes(tmp_path
             assert (await running.ask_admin("/status"))["pinned"] is False
 
 
-@pytest.mark.key("backends[].readiness")
 async def test_a_new_backend_that_is_not_ready_delays_the_swap_and_a_newer_policy_ends_the_wait() -> None:
     """That it goes in unready in the end is shown where the wait can be set: tests/gateway/control/test_reload.py."""
     async with standin(speaks("hello")) as backend, standin(speaks("hello")) as new, gateway(policy(backend.url)) as running:

@@ -82,6 +82,7 @@ def shares(asked: Iterable[Asked]) -> Counter[int]:
     return Counter(who(said(each.body) if each.stream else each.body.decode()) for each in asked if each.good)
 
 
+@pytest.mark.key("backends[].breaker.open_for")
 async def test_a_killed_replica_fails_no_request_whose_answer_had_not_begun(pair: Pair) -> None:
     await pair.ready(first=True, second=True)
     async with load(pair.gateway.data, clients=32) as clients:
@@ -114,6 +115,7 @@ async def test_a_killed_replica_fails_no_request_whose_answer_had_not_begun(pair
     assert counted['headgate_upstream_retries_total{backend="pair",result="closed"}'] > 0
 
 
+@pytest.mark.key("backends[].readiness.every")
 async def test_a_replica_that_answers_no_prompt_gets_no_traffic_until_it_does(pair: Pair) -> None:
     await pair.ready(first=True, second=True)
     pair.second.signal(signal.SIGSTOP)
@@ -157,7 +159,7 @@ async def test_prefix_hash_keeps_a_conversation_where_it_is(pair: Pair) -> None:
     assert len(set.union(*places.values())) == 2
 
 
-@pytest.mark.key("backends[].concurrency")
+@pytest.mark.key("backends[].concurrency.limit", "backends[].concurrency.queue", "backends[].concurrency.queue_for")
 async def test_a_full_queue_refuses_and_says_when_to_come_again(pair: Pair) -> None:
     go_on = asyncio.Event()
 
