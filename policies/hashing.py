@@ -12,6 +12,9 @@ BUCKETS = 10_000
 
 Hash = Literal["sha256", "md5_mod_100"]
 
+CONTENT_RULE = "records.content"
+"""The rule of `records.content.sample_percent`. Worker and controller both ask: they must mean the same exchanges."""
+
 
 def bucket(salt: str, unit: str, hash: Hash = "sha256") -> int:
     """0..9999. `md5_mod_100` ignores the salt and gives 0..99, for teams that assign elsewhere in that way."""

@@ -10,13 +10,10 @@ from msgspec.structs import replace
 from gateway.link.messages import CallRecord, ExchangeRecord
 from gateway.records.content import prepared
 from gateway.records.redact import Redactor, SlowTextError
-from policies.hashing import sample
+from policies.hashing import CONTENT_RULE, sample
 from policies.schema import Content
 
 log = logging.getLogger(__name__)
-
-SAMPLING_RULE = "records.content"
-"""The name by which the exchange id is hashed for `sample_percent`."""
 
 
 class Preparation:
@@ -35,7 +32,7 @@ class Preparation:
         lost: dict[str, int] = {}
         fit: list[ExchangeRecord] = []
         for record in records:
-            if not policy.store or not sample(record.exchange_id, SAMPLING_RULE, policy.sample_percent):
+            if not policy.store or not sample(record.exchange_id, CONTENT_RULE, policy.sample_percent):
                 record = replace(record, content=None) if record.content is not None else record
             try:
                 fit.append(self._redacted(record))

@@ -23,7 +23,7 @@ from gateway.server.refusal import refusal_record
 from gateway.telemetry.trace_context import TraceContext, continue_trace
 from gateway.wire.base import Reply, Request
 from policies import schema
-from policies.hashing import sample
+from policies.hashing import CONTENT_RULE, sample
 from policies.plan import Endpoint
 from policies.snapshot import Decision, NoRoute
 
@@ -138,7 +138,7 @@ class Acceptor:
             decision.segments,
             route.keep_alive_after,
         )
-        if stored.store and sample(exchange_id, "content", stored.sample_percent):
+        if stored.store and sample(exchange_id, CONTENT_RULE, stored.sample_percent):
             order.content = ContentKeeper(request.body)
         return order
 

@@ -43,6 +43,7 @@ async def running() -> AsyncIterator[Site]:
 
 @pytest.fixture(autouse=True)
 def fresh(running: Site) -> None:
+    seen.clear()
     running.play()
 
 
@@ -284,48 +285,51 @@ class full_listener:  # noqa: N801  (reads as a function)
 # Backends that fail after their first content: an error in the stream, then [DONE]; never silence and never another model.
 
 
-async def dies(c: Conversation) -> None:
+seen = asyncio.Event()
+"""The client has had the first content."""
+
+
+async def begins(c: Conversation) -> None:
     await c.start_stream()
     await c.event(chunk("one "))
+    await asyncio.wait_for(seen.wait(), 5)
+
+
+async def dies(c: Conversation) -> None:
+    await begins(c)
     c.reset()
 
 
 async def dies_in_a_chunk(c: Conversation) -> None:
-    await c.start_stream()
-    await c.event(chunk("one "))
+    await begins(c)
     await c.send(b'80\r\ndata: {"choices": [{"index": 0, "delta": {"content": "tw')
     c.reset()
 
 
 async def ends_unfinished(c: Conversation) -> None:
-    await c.start_stream()
-    await c.event(chunk("one "))
+    await begins(c)
     await c.end_stream(done=False)
 
 
 async def says_done_unfinished(c: Conversation) -> None:
-    await c.start_stream()
-    await c.event(chunk("one "))
+    await begins(c)
     await c.end_stream()
 
 
 async def an_error_in_the_stream(c: Conversation) -> None:
-    await c.start_stream()
-    await c.event(chunk("one "))
+    await begins(c)
     await c.event({"error": {"message": "EngineCore died"}})
     await c.end_stream()
 
 
 async def garbage_in_the_stream(c: Conversation) -> None:
-    await c.start_stream()
-    await c.event(chunk("one "))
+    await begins(c)
     await c.chunk(b"data: {not json\n\n")
     await c.until_closed()
 
 
 async def breaks_the_framing(c: Conversation) -> None:
-    await c.start_stream()
-    await c.event(chunk("one "))
+    await begins(c)
     await c.send(b"this is no chunk\r\n")
     await c.until_closed()
 
@@ -360,9 +364,13 @@ async def never_ends(c: Conversation) -> None:
 )
 async def test_a_failure_after_the_first_content(running: Site, script: Script, code: str, message: str, result: str, model: str) -> None:
     running.play(small=script)
-    answer = await ask(running, model)
-    assert answer.status_code == 200
-    *content, error, done = events(answer.content)
+    async with running.client() as client, client.stream("POST", "/v1/chat/completions", json=chat(model, stream=True)) as answer:
+        assert answer.status_code == 200
+        received = b""
+        async for data in answer.aiter_bytes():
+            received += data
+            seen.set()
+    *content, error, done = events(received)
     assert {event["choices"][0]["delta"]["content"] for event in content} == {"one "}
     assert error == {"error": {"message": message, "type": "server_error", "param": None, "code": code}}
     assert done == "[DONE]"
@@ -427,6 +435,20 @@ async def test_a_stream_that_ends_with_its_connection(running: Site) -> None:
     running.play(small=script)
     answer = await ask(running, "alone")
     assert (said(answer.content), events(answer.content)[-1]) == ("one", "[DONE]")
+
+
+async def test_a_backend_that_closes_after_done_without_https_last_chunk(running: Site) -> None:
+    async def script(c: Conversation) -> None:
+        await c.start_stream()
+        await c.event(chunk("one", "stop"))
+        await c.chunk(b"data: [DONE]\n\n")
+        c.writer.close()
+        c.keep = False
+
+    running.play(small=script)
+    answer = await ask(running, "alone")
+    assert [each if each == "[DONE]" else each["choices"][0]["delta"]["content"] for each in events(answer.content)] == ["one", "[DONE]"]
+    assert (await running.record(answer))["code"] == 200
 
 
 async def test_usage_is_the_clients_only_if_it_asked(running: Site) -> None:

@@ -16,6 +16,7 @@ from gateway.telemetry.counters import Counters
 from gateway.upstream.fake import FakeUpstream
 from gateway.wire.base import Request
 from policies import schema
+from policies.hashing import CONTENT_RULE, sample
 from tests.gateway.exchange.rig import DONE, JSON, SSE, WHOLE, FakeReply, event
 from tests.gateway.upstream.rig import FakeLoop
 from tests.policies import building
@@ -184,6 +185,17 @@ def test_a_missing_unit_is_counted_and_never_made_up() -> None:
     door.small.last.reply(200, JSON, WHOLE)
     assert door.records[0].unit == ""
     assert door.counters.counter("headgate_unit_missing_total", "chat").value == 1
+
+
+@pytest.mark.key("records.content.sample_percent")
+def test_content_is_sampled_as_the_controller_will_ask_again() -> None:
+    door = Door(building.policy(records={"content": {"store": True, "sample_percent": 50}}))
+    for _ in range(40):
+        door.ask()
+        door.small.last.reply(200, JSON, WHOLE)
+    kept = [record.content is not None for record in door.records]
+    assert kept == [sample(record.exchange_id, CONTENT_RULE, 50) for record in door.records]
+    assert 8 < sum(kept) < 32
 
 
 def test_models_by_their_quoted_names() -> None:
