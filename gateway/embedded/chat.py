@@ -104,9 +104,9 @@ class ChatReply:
         choices = []
         for i, tally in enumerate(self._tallies):
             message: dict[str, Any] = {"role": "assistant", "content": tally.text, "refusal": None, "annotations": None}
-            if i in self._calls:
-                id_, call = self._calls[i]
-                function = {"name": call.name or "", "arguments": call.arguments}
+            id_, call = self._calls.get(i, ("", CallText()))
+            if call.name is not None:
+                function = {"name": call.name, "arguments": call.arguments}
                 message |= {"content": None, "tool_calls": [{"id": id_, "type": "function", "function": function}]}
             logprobs = {"content": tally.entries} if tally.entries else None
             choices.append({"index": i, "message": message, "logprobs": logprobs, "finish_reason": tally.finish})
