@@ -17,8 +17,10 @@ def server_context(cert: str, key: str) -> ssl.SSLContext:
 
 
 def client_context(ca_file: str) -> ssl.SSLContext:
-    """For calling https replicas: certificate and name are checked against `ca_file` (PEM), or the system's where it is ""."""
+    """For calling https replicas: certificate and name are checked against `ca_file` (PEM), or the system's where it is "". The name
+    must be among the certificate's alternative names: its subject is only a description (RFC 9525, section 2)."""
     context = ssl.create_default_context(cafile=ca_file or None)
+    context.hostname_checks_common_name = False
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(_ALPN)
     return context

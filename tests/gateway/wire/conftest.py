@@ -19,10 +19,19 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A self-signed certificate for localhost: (certificate, key)."""
-    folder: Path = tmp_path_factory.mktemp("tls")
+    return make_certificate(tmp_path_factory.mktemp("tls"), "subjectAltName=DNS:localhost")
+
+
+@pytest.fixture(scope="session")
+def nameless_certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """One that says localhost in its subject alone."""
+    return make_certificate(tmp_path_factory.mktemp("tls"), "keyUsage=digitalSignature,keyCertSign")
+
+
+def make_certificate(folder: Path, extension: str) -> tuple[str, str]:
     cert, key = folder / "cert.pem", folder / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)]
+    command += ["-subj", "/CN=localhost", "-addext", extension, "-keyout", str(key), "-out", str(cert)]
     try:
         subprocess.run(command, check=True, capture_output=True)
     except FileNotFoundError:
