@@ -104,7 +104,6 @@ class Snapshot:
         self.policy = policy
         self.backends: dict[str, Backend] = {backend.name: backend for backend in policy.backends}
         self.needs = needs
-        self.anonymous_allowed = policy.server.anonymous or not policy.keys
         self._by_model = by_model
         self._any_model = any_model
         self._keys = keys

@@ -26,8 +26,6 @@ class Ticker:
         self.loop = loop
         self.now = loop.time()
         """loop.time() of the last tick."""
-        self.lag_s = 0.0
-        """How late the last tick was."""
         self.date_line = b""
         """`date: ...` of RFC 9110 section 6.6.1, CRLF included."""
         self._period_s = period_s
@@ -63,8 +61,6 @@ class Ticker:
 
     def _fire(self) -> None:
         now = self.loop.time()
-        if self._timer is not None:
-            self.lag_s = max(0.0, now - self._timer.when())
         self._timer = self.loop.call_later(self._period_s, self._fire)
         self.tick(now)
 

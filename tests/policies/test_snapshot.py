@@ -107,14 +107,6 @@ def test_a_key_may_debug_only_where_the_file_says_so() -> None:
     assert not globex.debug
 
 
-@pytest.mark.key("server.anonymous")
-def test_anonymous_requests_are_served_without_keys_or_where_the_file_says_so() -> None:
-    keys = [{"name": "a", "sha256": ACME}]
-    assert snapshot(policy()).anonymous_allowed
-    assert not snapshot(policy(keys=keys)).anonymous_allowed
-    assert snapshot(policy(keys=keys, server={"anonymous": True})).anonymous_allowed
-
-
 def test_models_are_those_that_the_key_may_ask_for() -> None:
     routes = [
         route("chat", matches=[{"models": ["z", "a"]}, {"models": ["g"], "keys": {"tenant": ["globex"]}}]),
