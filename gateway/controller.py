@@ -248,7 +248,8 @@ class Controller:
 
     def _admin_app(self) -> Starlette:
         api = AdminApi(self._views, self._reloader, Reader(self._consumer, self._store))
-        return admin_app(api, key=self._settings.admin_key, names=(self._settings.admin_host, *self._settings.admin_names.split(",")))
+        names = (self._settings.admin_host, *map(str.strip, self._settings.admin_names.split(",")))
+        return admin_app(api, key=self._settings.admin_key, names=names)
 
 
 class Reader:

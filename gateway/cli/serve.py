@@ -33,6 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--admin-host", "address of the admin listener", "127.0.0.1")
     add_option(parser, "--admin-port", "its port", "8081", port)
     add_option(parser, "--admin-key", "key of the admin listener; without one the user's own, made at the first start")
+    add_option(parser, "--admin-names", "further host names that it goes by, separated by commas; any other Host is refused")
     add_option(parser, "--metrics-host", "address of the metrics listener", "127.0.0.1")
     add_option(parser, "--metrics-port", "its port", "8082", port)
     add_option(parser, "--workers", "worker processes; one serves about as much as one core can", "1", whole(1, WORKERS_MAX))
