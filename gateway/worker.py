@@ -24,7 +24,7 @@ from gateway import settings as process_settings
 from gateway.exchange.executor import Exchange
 from gateway.exchange.order import Site
 from gateway.exchange.snapshot import Snapshots
-from gateway.link.messages import Discard, Down, Hello, Overlay, Prepare, Prepared, ReplicaSeen, Swap, Swapped
+from gateway.link.messages import Discard, Down, ExchangeRecord, Hello, Overlay, Prepare, Prepared, ReplicaSeen, Swap, Swapped
 from gateway.link.unix import WorkerLink, socket_path
 from gateway.protocol.errors import error_body, kind_of
 from gateway.server.accept import Acceptor
@@ -75,6 +75,7 @@ class Worker:
         self.ticker = Ticker(self._loop)
         self._upstream_tls: ssl.SSLContext | None = None
         self.snapshots = Snapshots(self._open_upstream, self.counters)
+        self._problems = logs.Problems(log)
         self.link = WorkerLink(
             socket_path(settings.state_dir), hello=self._hello, on_message=self._on_message, totals=self._totals, counters=self.counters
         )
@@ -83,7 +84,7 @@ class Worker:
             now=time.monotonic,  # the loop's own clock, but not rounded to milliseconds as uvloop's is
             call_later=self._loop.call_later,
             new_id=random.Random(os.urandom(32)).getrandbits,
-            emit=self.link.emit,
+            emit=self._emit,
             left=self._client_left,
             in_flight=self.in_flight,
         )
@@ -241,6 +242,14 @@ class Worker:
         return Pool(address.host, address.port, ssl=context, limits=ClientLimits(), loop=self._loop, ticker=self.ticker)
 
     # Measures
+
+    def _emit(self, record: ExchangeRecord) -> None:
+        """Hand a record over; one of an answer that was an error of ours or a backend's is also a line of the log. What failed is in
+        it and nothing that was said: a backend's message may repeat the prompt, and nothing is redacted yet."""
+        if record.code >= 500:
+            calls = " ".join(f"{call.backend}:{call.result if call.status is None else call.status}" for call in record.calls)
+            self._problems.warn("a request failed", exchange_id=record.exchange_id, route=record.route, code=record.code, calls=calls)
+        self.link.emit(record)
 
     def _client_left(self, phase: str) -> None:
         self.counters.counter("headgate_client_disconnects_total", phase).value += 1

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import threading
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.proto.trace.v1.trace_pb2 import Status as SpanStatus
@@ -21,58 +18,14 @@ from gateway.records.spans import MODEL_CHARS_MAX, Spans
 from gateway.telemetry import tracing
 from gateway.telemetry.metrics import Exposition
 from gateway.telemetry.tracing import SpanQueue
+from tests.collector import Collector, collecting
 from tests.gateway.records.examples import CALL, FAILED, RECORD, content, record
 
 
-class Receiver(ThreadingHTTPServer):
-    """A collector: takes OTLP over HTTP on a loopback port."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.requests: list[ExportTraceServiceRequest] = []
-        self.raw = b""
-        self.status = 200
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1/traces"
-
-    @property
-    def spans(self) -> list[Span]:
-        return [span for r in self.requests for resource in r.resource_spans for scope in resource.scope_spans for span in scope.spans]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        assert self.path == "/v1/traces"
-        assert self.headers["content-type"] == "application/x-protobuf"
-        body = self.rfile.read(int(self.headers["content-length"]))
-        if self.headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
-        self.server.raw += body
-        if self.server.status == 200:
-            self.server.requests.append(ExportTraceServiceRequest.FromString(body))
-        self.send_response(self.server.status)
-        self.send_header("content-type", "application/x-protobuf")
-        self.send_header("content-length", "0")
-        self.end_headers()
-        self.wfile.write(ExportTraceServiceResponse().SerializeToString())
-
-    def log_message(self, *_: Any) -> None: ...
-
-
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+def receiver() -> Iterator[Collector]:
+    with collecting() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -81,7 +34,7 @@ def exposition() -> Exposition:
 
 
 @pytest.fixture
-def queue(receiver: Receiver, exposition: Exposition) -> Iterator[SpanQueue]:
+def queue(receiver: Collector, exposition: Exposition) -> Iterator[SpanQueue]:
     queue = SpanQueue(receiver.endpoint, exposition)
     yield queue
     queue.close()
@@ -96,7 +49,7 @@ def attributes(holder: Any) -> dict[str, Any]:
 
 
 def test_a_collector_gets_the_exchange_and_its_calls_with_the_right_parents(
-    receiver: Receiver, queue: SpanQueue, exposition: Exposition
+    receiver: Collector, queue: SpanQueue, exposition: Exposition
 ) -> None:
     Spans(queue, exposition).take([RECORD])
     queue.flush()
@@ -111,7 +64,7 @@ def test_a_collector_gets_the_exchange_and_its_calls_with_the_right_parents(
     assert exposition.value("headgate_spans_exported_total") == 3
 
 
-def test_times_are_the_records(receiver: Receiver, queue: SpanQueue, exposition: Exposition) -> None:
+def test_times_are_the_records(receiver: Collector, queue: SpanQueue, exposition: Exposition) -> None:
     Spans(queue, exposition).take([RECORD])
     queue.flush()
     server, _, served = receiver.spans
@@ -128,7 +81,7 @@ def test_times_are_the_records(receiver: Receiver, queue: SpanQueue, exposition:
     assert attributes(served.events[0]) == {"headgate.replica": "http://vllm-a:8000", "error.type": "connect"}
 
 
-def test_attributes_follow_the_conventions(receiver: Receiver, queue: SpanQueue, exposition: Exposition) -> None:
+def test_attributes_follow_the_conventions(receiver: Collector, queue: SpanQueue, exposition: Exposition) -> None:
     Spans(queue, exposition).take([RECORD])
     queue.flush()
     server, failed, served = receiver.spans
@@ -171,7 +124,7 @@ def test_attributes_follow_the_conventions(receiver: Receiver, queue: SpanQueue,
     ]
 
 
-def test_nothing_that_was_said_is_exported(receiver: Receiver, queue: SpanQueue, exposition: Exposition) -> None:
+def test_nothing_that_was_said_is_exported(receiver: Collector, queue: SpanQueue, exposition: Exposition) -> None:
     secret = b"SECRET-PROMPT"
     told = record(
         1,
@@ -187,7 +140,7 @@ def test_nothing_that_was_said_is_exported(receiver: Receiver, queue: SpanQueue,
     assert secret not in receiver.raw
 
 
-def test_only_what_was_sampled(receiver: Receiver, queue: SpanQueue, exposition: Exposition) -> None:
+def test_only_what_was_sampled(receiver: Collector, queue: SpanQueue, exposition: Exposition) -> None:
     Spans(queue, exposition).take([record(1, trace_sampled=False), record(2, parent_span_id="", calls=())])
     queue.flush()
     (span,) = receiver.spans
@@ -198,7 +151,7 @@ def test_only_what_was_sampled(receiver: Receiver, queue: SpanQueue, exposition:
     ("code", "status", "error"),
     [(503, SpanStatus.STATUS_CODE_ERROR, "503"), (499, SpanStatus.STATUS_CODE_UNSET, None), (404, SpanStatus.STATUS_CODE_UNSET, None)],
 )
-def test_what_is_an_error(code: int, status: int, error: str | None, receiver: Receiver, queue: SpanQueue, exposition: Exposition) -> None:
+def test_what_is_an_error(code: int, status: int, error: str | None, receiver: Collector, queue: SpanQueue, exposition: Exposition) -> None:
     cancelled = replace(CALL, result="cancelled", attempts=())
     Spans(queue, exposition).take([record(1, code=code, calls=(cancelled,), committed=None, backend="", endpoint="embeddings")])
     queue.flush()
@@ -210,7 +163,7 @@ def test_what_is_an_error(code: int, status: int, error: str | None, receiver: R
     assert list(server.events) == []
 
 
-def test_what_a_client_chose_is_bounded_and_bad_ids_are_counted(receiver: Receiver, queue: SpanQueue, exposition: Exposition) -> None:
+def test_what_a_client_chose_is_bounded_and_bad_ids_are_counted(receiver: Collector, queue: SpanQueue, exposition: Exposition) -> None:
     spans = Spans(queue, exposition)
     spans.take([record(1, trace_id="no id"), record(2, model="m" * 100_000)])
     queue.flush()
@@ -218,7 +171,7 @@ def test_what_a_client_chose_is_bounded_and_bad_ids_are_counted(receiver: Receiv
     assert receiver.spans[1].name == "chat " + "m" * MODEL_CHARS_MAX
 
 
-def test_a_collector_that_refuses_costs_counted_spans(receiver: Receiver, queue: SpanQueue, exposition: Exposition) -> None:
+def test_a_collector_that_refuses_costs_counted_spans(receiver: Collector, queue: SpanQueue, exposition: Exposition) -> None:
     receiver.status = 400
     Spans(queue, exposition).take([RECORD])
     queue.flush()
