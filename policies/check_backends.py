@@ -42,6 +42,8 @@ def _check_kind(findings: Findings, path: str, backend: Backend) -> None:
         findings.error(f"{path}.replicas", "an embedded backend has no replicas: it is a process of this gateway", "leave it out")
     elif not embedded and not findings.written(f"{path}.replicas") and findings.complete(path):
         findings.error(path, f'"replicas" is missing; a backend of kind {backend.kind} has at least one')
+    if findings.written(f"{path}.client_logprobs") and findings.readable(f"{path}.evidence") and backend.evidence != "logits":
+        findings.warning(f"{path}.client_logprobs", f"changes nothing: it is for evidence: logits, and here it is {backend.evidence}")
     allowed = _EVIDENCE.get(backend.kind)
     if allowed and backend.evidence not in allowed:
         findings.error(

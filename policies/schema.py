@@ -228,6 +228,14 @@ class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             examples=["logprobs"],
         ),
     ] = "none"
+    client_logprobs: Annotated[
+        Literal["refuse", "pass"],
+        Meta(
+            description="With `evidence: logits`, what a client gets that asks for log-probabilities itself: a 400, or the logits that "
+            "stand in their place.",
+            examples=["pass"],
+        ),
+    ] = "refuse"
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
     breaker: Breaker = Breaker()

@@ -22,8 +22,8 @@ POLICY = """\
 version: 1
 
 backends:                           # two small models that run in a process beside the gateway
-  - {name: specialist, kind: embedded, model: specialist, evidence: logits}
-  - {name: generalist, kind: embedded, model: generalist, evidence: logits}
+  - {name: specialist, kind: embedded, model: specialist, evidence: logprobs}
+  - {name: generalist, kind: embedded, model: generalist, evidence: logprobs}
 
 records: {content: {store: true, redact: [email, phone, card, iban]}}
 

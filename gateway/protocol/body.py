@@ -19,6 +19,8 @@ from policies.plan import Endpoint
 FIELDS_MAX = 256
 """Top-level fields of a body."""
 MODEL_CHARS_MAX = 256
+RESPONSES_LOGPROBS = "message.output_text.logprobs"
+"""How `/v1/responses` is asked for them, in `include`."""
 
 _SPACE = b" \t\r\n"
 _NAME = re.compile(rb'[ \t\r\n]*("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\r\n]*:[ \t\r\n]*')
@@ -112,6 +114,15 @@ class Body:
     def names(self) -> Set[str]:
         """The names of the top-level fields, unescaped."""
         return self._fields.keys()
+
+    @property
+    def asks_logprobs(self) -> bool:
+        """The answer is to have log-probabilities of its tokens."""
+        if self.endpoint == "responses" and "include" in self._fields:
+            included = msgspec.json.decode(self._fields["include"])
+            if isinstance(included, list) and RESPONSES_LOGPROBS in included:
+                return True
+        return bool(self.top_logprobs) or (self.logprobs is not None and self.logprobs is not False)
 
     def value(self, name: str) -> bytes:
         """The JSON of a top-level field, as the client wrote it. KeyError where there is none."""

@@ -111,6 +111,11 @@ class BodyFacts(Protocol):
         """The top-level fields."""
         ...
 
+    @property
+    def asks_logprobs(self) -> bool:
+        """The answer is to have log-probabilities of its tokens."""
+        ...
+
     def value(self, name: str) -> bytes:
         """The JSON of a top-level field that is there."""
         ...
@@ -143,6 +148,8 @@ def refused(backend: Backend, body: BodyFacts) -> str | None:
 def objection(backend: Backend, body: BodyFacts) -> CallError | None:
     """Why a backend must not be sent a request: a call that fails before it is made."""
     message = refused(backend, body)
+    if backend.evidence == "logits" and backend.client_logprobs == "refuse" and body.asks_logprobs:
+        message = f"backend {backend.name} has logits in the place of log-probabilities: they cannot be asked for"
     if (name := denied(backend, body.names)) is not None:
         message = f"the field {name!r} is not allowed for backend {backend.name}"
     return None if message is None else CallError("status", message, 400, request_at_fault=True)

@@ -5,7 +5,7 @@ from typing import Any, get_args
 import pytest
 
 from gateway.protocol.body import decode
-from gateway.upstream.kinds import KINDS, denied, refused, replica_urls
+from gateway.upstream.kinds import KINDS, denied, objection, refused, replica_urls
 from policies.schema import Kind
 from tests.gateway.upstream.rig import backend
 
@@ -87,3 +87,30 @@ def test_embedded_replicas_are_on_the_loopback():
     assert replica_urls(backend(kind="embedded", replicas=[]), 7001) == ("http://127.0.0.1:7001",)
     assert replica_urls(backend(kind="embedded", replicas=[], evidence="logits"), 7001) == ("http://127.0.0.1:7001/logits",)
     assert replica_urls(backend(kind="vllm"), 7001) == ("http://a:1", "http://b:2")
+
+
+@pytest.mark.key("backends[].client_logprobs")
+@pytest.mark.parametrize(
+    ("fields", "endpoint", "asks"),
+    [
+        ('"logprobs":true', "chat", True),
+        ('"logprobs":false,"top_logprobs":0', "chat", False),
+        ('"logprobs":null', "chat", False),
+        ('"top_logprobs":2', "chat", True),
+        ('"logprobs":0', "completions", True),
+        ('"logprobs":null', "completions", False),
+        ('"top_logprobs":2', "responses", True),
+        ('"include":["message.output_text.\\u006cogprobs"]', "responses", True),
+        ('"include":["reasoning.encrypted_content"]', "responses", False),
+        ('"include":null', "responses", False),
+        ('"include":{"message.output_text.logprobs":1}', "responses", False),
+        ("", "messages", False),
+    ],
+)
+def test_logits_are_never_given_to_a_client_for_its_logprobs_unless_the_policy_says_so(fields, endpoint, asks):
+    body = chat(fields, endpoint)
+    found = objection(backend(evidence="logits"), body)
+    assert (found is not None and found.status == 400 and found.request_at_fault) is asks
+    assert (found is None) is not asks
+    assert objection(backend(evidence="logits", client_logprobs="pass"), body) is None
+    assert objection(backend(evidence="logprobs"), body) is None
