@@ -50,8 +50,8 @@ def refused(raw: bytes, endpoint: Endpoint = "chat") -> ApiError:
         b'{"model":"m","x":"a\nb"}',
         b'{"model":"m","x":"\\x"}',
         b'{"model":"m","x":01}',
-        b'{"model":"m","x":' + b"[" * 5000 + b"]" * 5000 + b"}",
-        b'{"model":"m","x":' + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"}",
+        b'{"model":"m","x":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        b'{"model":"m","x":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}",
         b'{"model":"\\ud800"}',
     ],
 )
