@@ -46,6 +46,11 @@ CHILD = textwrap.dedent("""
     else:
         signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGHUP, lambda *_: say("reloads"))
+    if "fails when told" in behaviour:
+        signal.signal(signal.SIGHUP, lambda *_: os._exit(3))
+        say(f"up {os.getpid()}")
+        while True:
+            signal.pause()
     if "fails" in behaviour:
         sys.exit(3)
     if "--supervisor-fd" not in sys.argv:
@@ -271,7 +276,9 @@ def test_a_foreign_program_that_is_not_there() -> None:
 
 
 def test_the_end_of_a_stop_all_process_ends_everything_with_its_code(run: Any) -> None:
-    gateway = run(child("controller"), child("tour", "fails", on_exit="stop_all"))
+    gateway = run(child("controller"), child("tour", "fails when told", on_exit="stop_all"))
+    gateway.pid("controller")
+    os.kill(gateway.pid("tour"), signal.SIGHUP)
     assert gateway.process.wait(10) == 3
     assert "controller drains" in gateway.rest()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gateway.control.apply import Applier
@@ -24,6 +24,13 @@ backends:
 routes:
   - {{name: chat, matches: [{{models: [chat]}}], backend: small}}
 {extra}"""
+
+
+async def until(met: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Wait for what threads and tasks do in their own time."""
+    async with asyncio.timeout(timeout_s):
+        while not met():
+            await asyncio.sleep(0.005)
 
 
 class ScriptedWorker(Worker):

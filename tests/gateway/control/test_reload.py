@@ -14,7 +14,7 @@ from gateway.control import fleet as fleet_module
 from gateway.control import reload as reload_module
 from gateway.control.reload import RollbackError
 from policies.errors import PolicyError
-from tests.gateway.control.rig import Rig, policy_text
+from tests.gateway.control.rig import Rig, policy_text, until
 
 
 @pytest.fixture
@@ -58,7 +58,8 @@ async def test_a_change_is_prepared_everywhere_before_it_is_swapped_anywhere(rig
     workers[1].silent = True
     rig.write(policy_text("v2"))
     reload = asyncio.create_task(rig.reloader.reload())
-    await asyncio.sleep(0.1)
+    await until(lambda: len(workers[1].orders()) == 3)  # Prepare, Swap, and the new Prepare
+    await asyncio.sleep(0)
     assert workers[0].orders()[-1][0] == "Prepare"  # and waits for the other
     workers[1].silent = False
     workers[1].send(workers[0].heard[-1])
@@ -96,8 +97,9 @@ async def test_a_worker_that_does_not_answer_fails_the_reload_one_that_dies_does
     rig.write(policy_text("v2"))
     assert "worker 1: no answer" in str((await rig.reloader.reload()).problems[0])
     monkeypatch.setattr(fleet_module, "PREPARE_TIMEOUT_S", 5.0)
+    orders = len(stopped.orders())
     reload = asyncio.create_task(rig.reloader.reload())
-    await asyncio.sleep(0.05)
+    await until(lambda: len(stopped.orders()) > orders)
     stopped.close()
     assert (await reload).result == "ok"
 
@@ -127,7 +129,7 @@ async def test_a_worker_that_comes_between_prepare_and_swap_is_brought_up_by_the
     rig.write(policy_text("v2", url="http://127.0.0.1:2"))
     rig.probes.unready = {"small"}
     reload = asyncio.create_task(rig.reloader.reload())
-    await asyncio.sleep(0.05)
+    await until(lambda: "small:v2" in rig.probes.watched)
     late = rig.worker(3)
     await asyncio.sleep(0)
     assert late.version == first.version
@@ -162,7 +164,7 @@ async def test_a_newer_content_supersedes_one_that_waits(rig: Rig) -> None:
     rig.probes.unready = {"small:v2"}
     rig.write(policy_text("v2", url="http://127.0.0.1:2"))
     waiting = asyncio.create_task(rig.reloader.reload())
-    await asyncio.sleep(0.05)
+    await until(lambda: "small:v2" in rig.probes.watched)
     rig.write(policy_text("v3", url="http://127.0.0.1:3"))
     assert (await rig.reloader.reload()).result == "ok"
     outcome = await waiting
@@ -178,7 +180,7 @@ async def test_asking_again_for_what_is_on_its_way_does_not_start_it_anew(rig: R
     rig.probes.unready = {"small"}
     rig.write(policy_text("v2", url="http://127.0.0.1:2"))
     first = asyncio.create_task(rig.reloader.reload())
-    await asyncio.sleep(0.05)
+    await until(lambda: "small:v2" in rig.probes.watched)
     second = asyncio.create_task(rig.reloader.reload())
     await asyncio.sleep(0.05)
     rig.probes.unready = set()

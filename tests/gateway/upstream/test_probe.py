@@ -290,7 +290,7 @@ async def test_watching_another_policy(watch: Watch) -> None:
         assert watch.changes.qsize() == 3, "what is no longer watched is no longer told"
         assert watch.states == [("two", True, True)]
         assert not watch.prober.is_ready("one")
-        assert watch.exposition.total("headgate_backend_ready") == 1
+        assert sum(watch.exposition.values("headgate_backend_ready").values()) == 1
 
 
 async def test_two_definitions_of_a_backend_while_a_policy_is_prepared(watch: Watch) -> None:
