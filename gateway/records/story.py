@@ -94,7 +94,7 @@ def _timeline(record: ExchangeRecord) -> list[str]:
 
 def _bar(call: CallRecord, scale: float, committed: float | None) -> str:
     def column(at: float) -> int:
-        return min(BAR - 1, max(0, int(at / scale * BAR)))
+        return int(min(BAR - 1, max(0.0, at / scale * BAR)))  # which may be infinite
 
     bar = [" "] * BAR
     first, last = column(call.started), column(call.ended)

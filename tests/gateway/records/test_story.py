@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -74,6 +74,7 @@ def test_content_is_shown_and_harmless_to_a_terminal() -> None:
     duration=st.floats(0, 1e9, allow_nan=False),
     some=st.lists(st.booleans(), min_size=4, max_size=4),
 )
+@example(times=[1.0, 0.0, 0.0, 0.0, 0.0, 0.0], duration=5e-324, some=[False] * 4)
 def test_any_times_make_bars_of_one_width(times: list[float], duration: float, some: list[bool]) -> None:
     started, ended, *rest = times
     head, first, held, committed = (at if there else None for at, there in zip(rest, some, strict=True))
