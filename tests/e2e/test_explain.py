@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.cli.main import main
-from tests.e2e.gateway import chat
+from tests.e2e.gateway import ADMIN_KEY, chat
 from tests.e2e.site import KEYS, Site, site
 from tests.standin import Conversation, Script, fails, speaks
 
@@ -91,6 +91,42 @@ async def test_it_foretells_what_happens(
         if answer.status_code == 200:
             assert answer.headers["x-headgate-backend"] == told["backend"]
             assert answer.headers["x-headgate-reason"] == told["reason"]
+
+
+async def test_the_commands_that_ask_a_running_gateway(
+    running: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, key in KEYS.items():
+        monkeypatch.setenv(f"{name}_SHA256", sha256(key.encode()).hexdigest())
+    monkeypatch.setenv("HEADGATE_ADMIN_URL", running.gateway.admin)
+    monkeypatch.setenv("HEADGATE_ADMIN_KEY", ADMIN_KEY)
+    running.play(small=fails(500))
+    async with running.client("ACME") as client:
+        answer = await client.post("/v1/chat/completions", json=chat())
+    exchange = (await running.record(answer))["exchange_id"]
+
+    def says(*words: str) -> str:
+        assert main([*words]) == 0
+        return capsys.readouterr().out
+
+    story = says("explain", "--exchange", exchange)
+    assert exchange in story
+    assert "small" in story
+    assert "(status 500)" in story
+    assert json.loads(says("explain", "--exchange", exchange, "--output", "json"))["backend"] == "big"
+    status = json.loads(says("status", "--output", "json"))
+    assert status["version"] == answer.headers["x-headgate-policy-version"]
+    assert {replica["backend"] for replica in status["backends"]} == {"small", "big"}
+    assert answer.headers["x-headgate-policy-version"] in says("status")
+    swapped = tmp_path / "swapped.yaml"
+    swapped.write_text(running.gateway.policy.read_text().replace("failover: [small, big]", "failover: [big, small]"))
+    replayed = json.loads(says("diff", str(running.gateway.policy), str(swapped), "--replay", "1", "--output", "json"))
+    assert replayed["moved"] == [{"requests": 1, "before": "route main, small first", "after": "route main, big first"}]
+    assert main(["explain", "--exchange", "none-such"]) == 1
+    assert main(["rollback", "--output", "json"]) == 1, "there is nothing before the first policy"
+    seen = capsys.readouterr()
+    assert seen.out == ""
+    assert seen.err.count("\n") == 2
 
 
 def foretold(

@@ -94,8 +94,9 @@ async def test_what_is_not_sampled_is_not_exported(running: Site, collector: Col
 async def test_a_request_that_failed_is_one_line_that_says_what_and_not_what_was_said(running: Site) -> None:
     running.play(small=fails(500, "you said SECRET"), big=fails(503, "you said SECRET"))
     async with running.client() as client:
+        theirs = await client.post("/v1/chat/completions", json=chat(model="unknown"))
         answer = await client.post("/v1/chat/completions", json=chat(content="SECRET"))
-    assert answer.status_code == 503
+    assert (theirs.status_code, answer.status_code) == (404, 503)
 
     async def look() -> list[dict[str, Any]]:
         return [line for line in problems(running) if line["exchange_id"] == answer.headers["x-headgate-exchange-id"]]
@@ -103,6 +104,7 @@ async def test_a_request_that_failed_is_one_line_that_says_what_and_not_what_was
     (line,) = await eventually(look)
     assert (line["level"], line["route"], line["code"], line["calls"]) == ("warning", "chat", 503, "small:500 big:503")
     assert line["process"].startswith("worker-")
+    assert not [line for line in problems(running) if line["code"] < 500], "what is the client's fault is in its record alone"
     assert not [line for line in running.gateway.log if "SECRET" in line]
 
 
