@@ -182,7 +182,10 @@ class WorkerLink:
         if isinstance(message, Ack):
             self._outbox.acknowledge(message.sequence)
             self._progress.set()
-            self._pump()
+            # What has gathered since goes when the timer says: a write for every acknowledgement would make batches of a few
+            # records, and every batch costs both sides.
+            if self._flush_timer is None or self._outbox.batch_is_full():
+                self._pump()
             return
         try:
             self._on_message(message)
