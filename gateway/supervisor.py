@@ -54,7 +54,9 @@ def lock_state_dir(path: str) -> int:
     except BlockingIOError as error:
         holder = os.pread(lock, 32, 0).decode(errors="replace").strip()
         os.close(lock)
-        raise StartError(f"the state folder {path} is in use by another gateway (process {holder or 'unknown'})") from error
+        raise StartError(
+            f"the state folder {path} is in use by another gateway (process {holder or 'unknown'}); choose another with --state-dir"
+        ) from error
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock

@@ -127,7 +127,8 @@ class Reloader:
                     outcome = await self._adopt(disk, READY_WITHIN_AT_START_S)
             if self.current is None and stored is not None:
                 candidate, pointers = stored
-                log.warning("serving the stored policy, not the file", extra={"version": candidate.loaded.version})
+                why = "the file was rolled back" if outcome.result == "pinned" else "the file is wrong"
+                log.warning("serving the stored policy, not the file", extra={"version": candidate.loaded.version, "why": why})
                 fallback = await self._apply(candidate, READY_WITHIN_AT_START_S, outcome.result, pointers)
                 outcome = msgspec.structs.replace(fallback, problems=outcome.problems)
         if self.current is None:

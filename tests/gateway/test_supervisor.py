@@ -326,7 +326,7 @@ def test_ipv6_is_listened_on() -> None:
 def test_two_gateways_cannot_share_a_state_folder(tmp_path: Path) -> None:
     folder = str(tmp_path / "state")
     lock = lock_state_dir(folder)
-    with pytest.raises(StartError, match=rf"in use by another gateway \(process {os.getpid()}\)$"):
+    with pytest.raises(StartError, match=rf"in use by another gateway \(process {os.getpid()}\); choose another with --state-dir$"):
         lock_state_dir(folder)
     os.close(lock)
     os.close(lock_state_dir(folder))

@@ -32,6 +32,12 @@ def test_what_is_to_be_pasted_is_a_right_policy(tmp_path: Path, capsys: pytest.C
     assert loaded.policy.keys[0].sha256 == digest
 
 
+def test_a_name_that_the_policy_would_refuse_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["key", "new", "--name", "a b"])
+    assert "'a b' is no name: letters, digits" in capsys.readouterr().err
+
+
 def test_keys_are_random_and_long() -> None:
     keys = {new_key() for _ in range(100)}
     assert len(keys) == 100
