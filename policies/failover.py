@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from policies.plan import Answer, CallError, Features, Plan, call
+from policies.plan import Answer, Call, CallError, Features, Plan, call
 
 
 class Single:
     """Ask the one backend and answer what came of it."""
 
-    __slots__ = ("_backend",)
+    __slots__ = ("_call",)
 
     def __init__(self, backend: str) -> None:
-        self._backend = backend
+        self._call = Call(backend)
 
     def decide(self, features: Features) -> Plan:
-        outcome = yield from call(self._backend)
+        outcome = yield self._call  # the most common plan of all: no generator within the generator
         return Answer(outcome)
 
     def backends(self) -> tuple[str, ...]:
-        return (self._backend,)
+        return (self._call.backend,)
 
 
 class Failover:

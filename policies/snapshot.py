@@ -26,7 +26,7 @@ class Needs(msgspec.Struct, frozen=True):
 class CompiledRoute:
     """One route, ready to decide."""
 
-    __slots__ = ("_segments", "_unit", "backends", "index", "keep_alive_after", "name", "rule")
+    __slots__ = ("_segments", "_unit", "backends", "has_unit", "index", "keep_alive_after", "name", "rule")
 
     def __init__(
         self,
@@ -45,18 +45,13 @@ class CompiledRoute:
         self.backends = rule.backends()
         self._segments = segments
         self._unit = unit
+        self.has_unit = bool(unit)
 
     def segments(self, features: Features) -> tuple[tuple[str, str], ...]:
-        if not self._segments:
-            return ()
-        return tuple([(segment.name, segment.value(features)) for segment in self._segments])
+        return tuple([(segment.name, segment.value(features)) for segment in self._segments]) if self._segments else ()
 
     def unit(self, features: Features) -> str | None:
         return first_unit(self._unit, features) if self._unit else None
-
-    @property
-    def has_unit(self) -> bool:
-        return bool(self._unit)
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):

@@ -7,7 +7,6 @@ state machine of callbacks, so that a request costs no task and a chunk no await
 from __future__ import annotations
 
 import logging
-import time
 from asyncio import TimerHandle
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +48,6 @@ class Exchange:
         "now",
         "order",
         "reason",
-        "started_wall",
         "strip_usage",
     )
 
@@ -59,7 +57,6 @@ class Exchange:
         self.order = order
         self.body = order.body
         self.now = site.now
-        self.started_wall = time.time() - (site.now() - order.started)
         # The gateway asks for usage for its own accounting; a client that did not ask does not see it.
         self.strip_usage = order.body.stream and not order.body.include_usage
         self.legs: list[Leg] = []
@@ -118,27 +115,27 @@ class Exchange:
 
     def _call(self, verb: Call) -> Outcome | None:
         """Start a call; an outcome only where it cannot even be started."""
-        if len(self.legs) >= CALLS_MAX:
-            raise RuntimeError(f"a plan may make {CALLS_MAX} calls")
-        target = self.order.targets[verb.backend]
-        body = self.body
         index = len(self.legs)
+        if index >= CALLS_MAX:
+            raise RuntimeError(f"a plan may make {CALLS_MAX} calls")
+        order, body = self.order, self.body
+        target = order.targets[verb.backend]
+        backend = target.backend
         span_id = f"{self._site.new_id(64):016x}"
         leg = Leg(self, index, target, verb.hold, span_id, self.now())
         self.legs.append(leg)
-        if (error := objection(target.backend, body)) is not None:
+        if (error := objection(backend, body)) is not None:
             leg.error = error
             leg.ended_at = leg.judged_at = leg.started_at
             return Outcome(index, verb.backend, error)
-        order = self.order
         leg.call = target.upstream.call(
             Ask(
-                path=order.path,
-                body=self._render(target.backend.model),
-                headers=b"x-request-id: %s\r\n%s" % (order.request_id.encode(), child_header(order.trace, span_id)),
-                stream=body.stream,
-                deadline=order.deadline,
-                affinity=body.affinity() if target.backend.balance == "prefix_hash" else 0,
+                order.path,
+                self._render(backend.model),
+                b"x-request-id: " + order.request_id.encode() + b"\r\n" + child_header(order.trace, span_id),
+                body.stream,
+                order.deadline,
+                body.affinity() if backend.balance == "prefix_hash" else 0,
             ),
             leg,
         )
@@ -305,9 +302,12 @@ class Exchange:
         """Seconds of this exchange in which no call was under way. Calls may overlap; they stand in the order of their start."""
         idle, until = 0.0, self.order.started
         for leg in self.legs:
-            idle += max(0.0, leg.started_at - until)
-            until = max(until, leg.ended_at or now)
-        return idle + max(0.0, now - until)
+            if leg.started_at > until:
+                idle += leg.started_at - until
+            ended = leg.ended_at or now
+            if ended > until:
+                until = ended
+        return idle + (now - until) if now > until else idle
 
     def _close(self) -> None:
         """Count and record it; once, whatever happened."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gateway.protocol.errors import read_error
+from gateway.protocol.errors import read_error, read_error_names
 from gateway.protocol.reply import ReplyFacts, read_reply
 from gateway.protocol.stream import StreamReader, open_stream
 from gateway.upstream.base import UpstreamCall
@@ -82,8 +82,8 @@ class Leg:
         self.head_at = exchange.now()
         self.status = status
         self.headers = headers
-        if status == 200 and exchange.body.stream and headers.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
-            body = exchange.body
+        body = exchange.body
+        if body.stream and status == 200 and headers.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
             self.reader = open_stream(body.endpoint, choices=body.choices, strip_usage=exchange.strip_usage)
 
     def on_body(self, data: bytes) -> None:
@@ -156,8 +156,10 @@ class Leg:
 
     def _judge(self, *, complete: bool) -> None:
         if self.judged_at is None:
-            self.judged_at = self._exchange.now()
-            self._exchange.resume(Outcome(self.index, self.target.backend.name, self.error, complete))
+            exchange = self._exchange
+            # A reply is judged in the same breath as its end: one look at the clock is enough.
+            self.judged_at = exchange.now() if self.ended_at is None else self.ended_at
+            exchange.resume(Outcome(self.index, self.target.backend.name, self.error, complete))
 
     def _end_whole(self) -> None:
         """A reply that is not a stream has arrived whole: is it what it should be?"""
@@ -168,9 +170,10 @@ class Leg:
             return
         if self.content_at is None:
             self.content_at = self.head_at
-        self.facts = read_reply(self._exchange.body.endpoint, body)
+        asked = self._exchange.body
+        self.facts = read_reply(asked.endpoint, body)
         problem = self.facts.problem
-        if problem is None and self._exchange.body.stream:
+        if problem is None and asked.stream:
             problem = "a whole reply came where a stream was asked for"  # in which a client's reader would find no event
         if problem is not None:
             self._fault(CallError("protocol", problem))
@@ -188,13 +191,16 @@ class Leg:
             self._judge(complete=True)
 
     def _status_error(self, status: int, body: bytes) -> CallError:
+        if status in REQUEST_FAULTS:
+            param, code = read_error_names(body)
+            message = read_error(body) or f"answered {status}"
+            return CallError("status", message, status, request_at_fault=True, param=param, code=code)
         retry_after = self.headers.get(b"retry-after", b"")
         return CallError(
             "status",
             f"answered {status}: {read_error(body)}",
             status,
             float(retry_after) if retry_after.isdigit() and len(retry_after) < 7 else None,
-            request_at_fault=status in REQUEST_FAULTS,
         )
 
     def _break_off(self, reader: StreamReader) -> None:

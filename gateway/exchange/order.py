@@ -60,10 +60,9 @@ class Order(msgspec.Struct):
 
     def head(self, content_type: bytes, backend: str, reason: str) -> bytes:
         """The answer's header lines; `backend` is who served, "" where nobody did."""
+        served = f"x-headgate-backend: {backend}\r\nx-headgate-reason: {reason}\r\n" if backend else ""
         lines = (
-            f"x-request-id: {self.request_id}\r\nx-headgate-exchange-id: {self.exchange_id}\r\nx-headgate-route: {self.route}\r\n"
-            f"x-headgate-policy-version: {self.policy_version}\r\n"
+            f"\r\nx-request-id: {self.request_id}\r\nx-headgate-exchange-id: {self.exchange_id}\r\nx-headgate-route: {self.route}\r\n"
+            f"x-headgate-policy-version: {self.policy_version}\r\n{served}"
         )
-        if backend:
-            lines += f"x-headgate-backend: {backend}\r\nx-headgate-reason: {reason}\r\n"
-        return b"content-type: %b\r\n%b" % (content_type, lines.encode("latin-1"))
+        return b"content-type: " + content_type + lines.encode("latin-1")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from gateway.link.messages import AttemptRecord, CallRecord, Content, ExchangeRecord
 from gateway.protocol.stream import Usage
+from gateway.upstream.base import Attempt
 
 if TYPE_CHECKING:
     from gateway.exchange.executor import Exchange
@@ -42,17 +44,19 @@ def count(exchange: Exchange, now: float, overhead: float) -> None:
     """Count an exchange that is over in its route's measures."""
     order = exchange.order
     measures = order.measures
+    started = order.started
     measures.request(exchange.reason, exchange.code)
-    measures.duration.observe(now - order.started)
+    measures.duration.observe(now - started)
     measures.overhead.observe(overhead)
     for label in order.segments:
         measures.segment(label)
     answer, committed_at = exchange.answer, exchange.committed_at
     if committed_at is not None and answer is not None:
         if exchange.body.stream:
-            measures.first_token.observe(committed_at - order.started)
+            measures.first_token.observe(committed_at - started)
         if answer.head_at is not None:
-            measures.hold.observe(max(0.0, committed_at - answer.head_at))
+            held = committed_at - answer.head_at
+            measures.hold.observe(held if held > 0.0 else 0.0)
 
 
 def exchange_record(exchange: Exchange, now: float, overhead: float) -> ExchangeRecord:
@@ -61,6 +65,8 @@ def exchange_record(exchange: Exchange, now: float, overhead: float) -> Exchange
     start = order.started
     answer = exchange.answer
     trace = order.trace
+    body = exchange.body
+    duration = now - start
     return ExchangeRecord(
         order.exchange_id,
         order.request_id,
@@ -69,11 +75,11 @@ def exchange_record(exchange: Exchange, now: float, overhead: float) -> Exchange
         trace.parent_span_id,
         trace.sampled,
         order.policy_version,
-        exchange.started_wall,
-        now - start,
-        exchange.body.endpoint,
-        exchange.body.model,
-        exchange.body.stream,
+        time.time() - duration,
+        duration,
+        body.endpoint,
+        body.model,
+        body.stream,
         order.route,
         order.key,
         order.unit,
@@ -84,7 +90,7 @@ def exchange_record(exchange: Exchange, now: float, overhead: float) -> Exchange
         exchange.error,
         None if exchange.committed_at is None else exchange.committed_at - start,
         overhead,
-        exchange.body.size,
+        body.size,
         exchange.bytes_out,
         tuple([_call_record(exchange, leg, start, now) for leg in exchange.legs]),
         None if order.content is None else order.content.content(),
@@ -118,7 +124,7 @@ def _call_record(exchange: Exchange, leg: Leg, start: float, now: float) -> Call
         "" if error is None else error.message,
         leg.status,
         None if leg.judged_at is None else leg.judged_at - start,
-        tuple([AttemptRecord(a.replica, max(0.0, a.started - start), max(0.0, (a.ended or now) - start), a.result) for a in attempts]),
+        tuple([_attempt_record(attempt, start, now) for attempt in attempts]),
         None if usage is None else usage.input,
         None if usage is None else usage.output,
         finish,
@@ -126,3 +132,9 @@ def _call_record(exchange: Exchange, leg: Leg, start: float, now: float) -> Call
         cost,
         measures.currency,
     )
+
+
+def _attempt_record(attempt: Attempt, start: float, now: float) -> AttemptRecord:
+    """An attempt's clock may be read a moment before the exchange's: no time is negative."""
+    started, ended = attempt.started - start, (attempt.ended or now) - start
+    return AttemptRecord(attempt.replica, started if started > 0.0 else 0.0, ended if ended > 0.0 else 0.0, attempt.result)

@@ -62,7 +62,8 @@ class Acceptor:
                 return
             if request.method != b"POST":
                 raise ApiError(405, "invalid_request_error", f"{request.path.decode('latin-1')} takes POST", headers=b"allow: POST\r\n")
-            live = in_force(live)
+            if live is None:
+                raise starting()
             key = authenticate(request, live)
         except ApiError as problem:
             if live is not None:
@@ -161,7 +162,8 @@ class Acceptor:
         if path == MODELS or path.startswith(MODELS + b"/"):
             if request.method not in (b"GET", b"HEAD"):
                 raise ApiError(405, "invalid_request_error", f"{path.decode('latin-1')} takes GET", headers=b"allow: GET, HEAD\r\n")
-            live = in_force(live)
+            if live is None:
+                raise starting()
             names = live.snapshot.models(authenticate(request, live))
             answer = render_models(names) if path == MODELS else answer_model(path[len(MODELS) + 1 :], names)
             reply.send(200, line + b"content-type: application/json\r\n", answer)
@@ -169,11 +171,9 @@ class Acceptor:
         raise ApiError(404, "invalid_request_error", f"there is no {path.decode('latin-1')}; see /v1/models", code="not_found")
 
 
-def in_force(live: Live | None) -> Live:
-    """The policy in force; ApiError 503 before there is one."""
-    if live is None:
-        raise ApiError(503, "server_error", "no policy is in force yet", code="starting", headers=retry_lines(RETRY_AFTER_S))
-    return live
+def starting() -> ApiError:
+    """What is said before a policy is in force."""
+    return ApiError(503, "server_error", "no policy is in force yet", code="starting", headers=retry_lines(RETRY_AFTER_S))
 
 
 def authenticate(request: Request, live: Live) -> schema.Key | None:
@@ -182,8 +182,8 @@ def authenticate(request: Request, live: Live) -> schema.Key | None:
     presented = request.headers.get(b"authorization")
     token = b""
     if presented is not None:
-        scheme, _, token = presented.partition(b" ")
-        token = token.strip() if scheme.lower() == b"bearer" else b""
+        if presented[:7].lower() == b"bearer ":
+            token = presented[7:].strip()
     elif (other := request.headers.get(b"x-api-key")) is not None:
         token = other
     policy = snapshot.policy

@@ -18,8 +18,8 @@ _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-
 _TRACESTATE = re.compile(rb"[\x20-\x7e\t]+").fullmatch
 _NO_TRACE = b"0" * 32
 _NO_SPAN = b"0" * 16
-_RANDOM_BITS = 56
-"""The right-hand bits of a trace id are the random ones, whoever made it."""
+_RANDOM = 1 << 56
+"""The right-hand 56 bits of a trace id are the random ones, whoever made it: so many values they take."""
 
 
 class TraceContext(msgspec.Struct, frozen=True, gc=False):
@@ -49,10 +49,10 @@ def continue_trace(
         # Version ff is forbidden; 00 ends here, later versions may go on.
         if version != b"ff" and (more is None or version != b"00") and trace != _NO_TRACE and parent != _NO_SPAN:
             trace_id = trace.decode()
-            sampled = int(flags, 16) & 1 == 1 or _sampled(trace_id, sample_percent)
+            sampled = int(flags, 16) & 1 == 1 or _sampled(int(trace_id, 16), sample_percent)
             return TraceContext(trace_id, span_id, parent.decode(), sampled, _handed_on(tracestate))
-    trace_id = f"{new_id(128) or 1:032x}"
-    return TraceContext(trace_id, span_id, "", _sampled(trace_id, sample_percent))
+    number = new_id(128) or 1
+    return TraceContext(f"{number:032x}", span_id, "", _sampled(number, sample_percent))
 
 
 def child_header(context: TraceContext, span_id: str) -> bytes:
@@ -62,9 +62,9 @@ def child_header(context: TraceContext, span_id: str) -> bytes:
     return line + b"tracestate: %s\r\n" % context.tracestate if context.tracestate else line
 
 
-def _sampled(trace_id: str, percent: float) -> bool:
+def _sampled(trace: int, percent: float) -> bool:
     """Whether the trace is among the sampled `percent`: what one percentage samples, a greater one samples too."""
-    return int(trace_id[-_RANDOM_BITS // 4 :], 16) * 100 < percent * (1 << _RANDOM_BITS)
+    return trace % _RANDOM * 100 < percent * _RANDOM
 
 
 def _handed_on(tracestate: bytes | None) -> bytes:
