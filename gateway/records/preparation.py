@@ -31,7 +31,11 @@ class Preparation:
             self._rules = policy.redact
         lost: dict[str, int] = {}
         fit: list[ExchangeRecord] = []
+        as_they_are = self._redactor is not None and not self._redactor.active
         for record in records:
+            if as_they_are and record.content is None:  # nothing to decide: most records, unless the policy keeps content
+                fit.append(record)
+                continue
             if not policy.store or not sample(record.exchange_id, CONTENT_RULE, policy.sample_percent):
                 record = replace(record, content=None) if record.content is not None else record
             try:

@@ -65,15 +65,15 @@ class HttpUpstream:
         call = HttpCall(self, ask, receiver, now)
         self._active.add(call)
         self._budget.called(now)
-        match self._limit.enter(call):
-            case "go":
-                self._admit(call)
-                self._send(call, now)
-            case "wait":
-                self._measures.queue_depth.value += 1
-            case "full":
-                self._measures.queue_full.value += 1
-                self._fail_soon(call, CallError("queue_full", f"{self._limit.waiting} calls are waiting already"))
+        entry = self._limit.enter(call)
+        if entry == "go":
+            self._admit(call)
+            self._send(call, now)
+        elif entry == "wait":
+            self._measures.queue_depth.value += 1
+        else:
+            self._measures.queue_full.value += 1
+            self._fail_soon(call, CallError("queue_full", f"{self._limit.waiting} calls are waiting already"))
         return call
 
     def close(self) -> None:

@@ -46,7 +46,7 @@ class Limit(Generic[W]):
     def leave(self) -> W | None:
         """Give a place back; it is the next waiter's, who is returned, unless the share has shrunk meanwhile."""
         self.in_flight -= 1
-        return self._admit()
+        return self._admit() if self._waiting else None
 
     def give_up(self, waiter: W) -> None:
         """A waiter leaves the queue. Idempotent."""

@@ -66,7 +66,8 @@ class Replica:
         """The whole request: head and body, the body's parts untouched."""
         body = ask.body
         length = len(body[0]) if len(body) == 1 else sum(map(len, body))
-        return (b"%b%b%b%bcontent-length: %d\r\n\r\n" % (self._before_path, ask.path, self._after_path, ask.headers, length), *body)
+        # Joined, since formatting the parts costs three times as much.
+        return (b"".join((self._before_path, ask.path, self._after_path, ask.headers, b"content-length: %d\r\n\r\n" % length)), *body)
 
     def usable(self, now: float) -> bool:
         breaker = self.breaker
