@@ -170,6 +170,9 @@ class Body:
     def _splice(self, edits: list[Edit]) -> tuple[bytes, ...]:
         """`raw` with each edit's span replaced, in parts."""
         raw = self.raw
+        if len(edits) == 1:  # most requests: another model, and nothing else
+            start, end, replacement = edits[0]
+            return raw[:start], replacement, raw[end:]
         parts: list[bytes] = []
         position = 0
         for start, end, replacement in sorted(edits):
@@ -199,8 +202,8 @@ class Body:
     def _read_model(self) -> None:
         if "model" not in self._fields:
             raise _bad("The request body has no 'model'.", "model")
-        self.model = self._typed("model", _STRING, "a string")
-        if not self.model or len(self.model) > MODEL_CHARS_MAX:
+        self.model = model = self._typed("model", _STRING, "a string")
+        if not 0 < len(model) <= MODEL_CHARS_MAX:
             raise _bad(f"'model' must have 1 to {MODEL_CHARS_MAX} characters.", "model")
 
     def _read_sampling(self) -> None:

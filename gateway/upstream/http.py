@@ -125,7 +125,8 @@ class HttpUpstream:
             self._fail_soon(call, call.error or self._replicas.why_none())
             return
         call.replica = replica
-        call.trial = replica.breaker.start()
+        breaker = replica.breaker
+        call.trial = breaker.opened_at is not None and breaker.start()
         call.attempt_at = call.heard_at = now
         if not call.attempts:
             call.started = now
