@@ -88,6 +88,10 @@ class CallError(msgspec.Struct, frozen=True):
     retry_after_s: float | None = None
     request_at_fault: bool = False
     """The backend understood and refused the request itself (400, 413, 422 ...): another one would do the same."""
+    param: str | None = None
+    """The field of the request that the backend named in its error."""
+    code: str | None = None
+    """The error code that the backend gave (`context_length_exceeded`): applications branch on it."""
 
 
 class Outcome(msgspec.Struct, frozen=True):

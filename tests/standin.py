@@ -124,9 +124,9 @@ def speaks(text: str = "hello from here", *, usage: bool = True) -> Script:
     return script
 
 
-def fails(status: int, message: str = "boom", headers: str = "") -> Script:
+def fails(status: int, message: str = "boom", headers: str = "", *, param: str | None = None, code: str | None = None) -> Script:
     async def script(c: Conversation) -> None:
-        await c.json({"error": {"message": message, "type": "x", "param": None, "code": None}}, status, headers)
+        await c.json({"error": {"message": message, "type": "x", "param": param, "code": code}}, status, headers)
 
     return script
 

@@ -72,7 +72,7 @@ def _words(error: CallError, *, headed: bool) -> str:
 def _status_error(error: CallError, message: str, endpoint: str) -> ApiError:
     status = error.status or 502
     if error.request_at_fault:
-        return ApiError(status, "invalid_request_error", error.message)
+        return ApiError(status, "invalid_request_error", error.message, param=error.param, code=error.code)
     if status == 429:
         return ApiError(
             429, "rate_limit_error", message, code="backend_rate_limited", headers=retry_lines(error.retry_after_s or RETRY_AFTER_S)

@@ -8,6 +8,8 @@ import msgspec
 
 from policies.plan import Endpoint
 
+NAME_CHARS_MAX = 100
+"""Of a backend's `param` and `code`."""
 MESSAGE_CHARS_MAX = 1000
 """Of a backend's error message, as it is shown and recorded."""
 
@@ -54,6 +56,22 @@ def read_error(body: bytes) -> str:
         text = body[: 4 * MESSAGE_CHARS_MAX].decode(errors="replace").strip()
         message = text.splitlines()[0] if text else ""
     return message[:MESSAGE_CHARS_MAX]
+
+
+def read_error_names(body: bytes) -> tuple[str | None, str | None]:
+    """`param` and `code` of a backend's error body, where it gives them as text."""
+    try:
+        found = _ANY.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None, None
+    error = found.get("error") if isinstance(found, dict) else None
+    if not isinstance(error, dict):
+        return None, None
+    param, code = error.get("param"), error.get("code")
+    return (
+        param[:NAME_CHARS_MAX] if isinstance(param, str) else None,
+        code[:NAME_CHARS_MAX] if isinstance(code, str) else None,
+    )
 
 
 def error_message(error: Any) -> str:

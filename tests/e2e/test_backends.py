@@ -218,9 +218,14 @@ async def test_an_answer_in_one_piece_that_breaks_off(running: Site) -> None:
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 async def test_a_request_that_the_backend_refuses_is_the_clients_and_no_other_is_asked(running: Site, status: int) -> None:
-    running.play(small=fails(status, "the context is too long"))
+    running.play(small=fails(status, "the context is too long", param="messages", code="context_length_exceeded"))
     answer = await ask(running, "both")
-    error = {"message": f"answered {status}: the context is too long", "type": "invalid_request_error", "param": None, "code": None}
+    error = {
+        "message": "the context is too long",
+        "type": "invalid_request_error",
+        "param": "messages",
+        "code": "context_length_exceeded",
+    }
     assert (answer.status_code, answer.json()) == (status, {"error": error})
     assert answer.headers["x-headgate-backend"] == "small"
     assert running.big.asked == []

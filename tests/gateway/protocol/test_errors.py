@@ -5,7 +5,7 @@ import json
 import openai
 import pytest
 
-from gateway.protocol.errors import MESSAGE_CHARS_MAX, error_body, error_event, kind_of, read_error
+from gateway.protocol.errors import MESSAGE_CHARS_MAX, error_body, error_event, kind_of, read_error, read_error_names
 from tests.gateway.protocol.recorded import body_of
 
 
@@ -92,3 +92,19 @@ def test_the_message_of_an_error_of_any_shape(body: bytes, message: str) -> None
 @pytest.mark.parametrize("body", [b'{"error":"' + b"x" * 10_000 + b'"}', b"x" * 10_000, b"[" * 10_000])
 def test_the_message_is_bounded(body: bytes) -> None:
     assert len(read_error(body)) == MESSAGE_CHARS_MAX
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        (b'{"error":{"message":"m","param":"messages","code":"context_length_exceeded"}}', ("messages", "context_length_exceeded")),
+        (b'{"error":{"message":"m","param":null,"code":400}}', (None, None)),
+        (b'{"error":"text"}', (None, None)),
+        (b'{"error":{"param":"%s"}}' % (b"x" * 500), ("x" * 100, None)),
+        (b"[]", (None, None)),
+        (b"not json", (None, None)),
+        (b"\xff", (None, None)),
+    ],
+)
+def test_the_names_in_a_backends_error(body: bytes, names: tuple[str | None, str | None]) -> None:
+    assert read_error_names(body) == names
