@@ -101,7 +101,10 @@ class ClientConnection(asyncio.Protocol):
         self._ticket = ticket
         ticket.connection = self
         ticket.sent = True
-        if sum(map(len, parts)) <= COPY_BYTES_MAX:
+        size = 0
+        for part in parts:
+            size += len(part)
+        if size <= COPY_BYTES_MAX:
             self._transport.write(b"".join(parts))
         else:
             self._transport.writelines(parts)
@@ -253,7 +256,8 @@ class ClientConnection(asyncio.Protocol):
         """The response is whole. The connection is put back first, so that `response_end` may already use it again."""
         self._ticket = None
         ticket.connection = None
-        self.resume_reading()
+        if self._reading_paused:
+            self.resume_reading()
         if self._is_head and reusable:
             self._new_parser()
         self.served += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl as tls
 from collections.abc import Sequence
-from typing import Literal
 
 from gateway.tasks import TaskGroup
 from gateway.wire.base import ClientLimits, Receiver, WireFailure
@@ -129,10 +128,12 @@ class Pool:
 
     def request(self, parts: Sequence[bytes], receiver: Receiver, *, connect_timeout_s: float) -> PoolTicket:
         ticket = PoolTicket(receiver)
-        choice = self._choose()
-        if isinstance(choice, ClientConnection):
-            choice.send(ticket, parts)
-        elif choice == "open":
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                connection.send(ticket, parts)
+                return ticket
+        if self.open < self.limits.connections_max:
             self._opening += 1
             self._openers.spawn(self._open(ticket, parts, connect_timeout_s), name=f"connect {self.address}")
         else:
@@ -154,14 +155,6 @@ class Pool:
         await self._openers.close()
         for connection in tuple(self._connections):
             connection.cut()
-
-    def _choose(self) -> ClientConnection | Literal["open", "exhausted"]:
-        """The decision, apart from its execution: who takes the next request."""
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable:
-                return connection
-        return "open" if self.open < self.limits.connections_max else "exhausted"
 
     async def _open(self, ticket: PoolTicket, parts: Sequence[bytes], connect_timeout_s: float) -> None:
         try:

@@ -16,6 +16,15 @@ COPY_BYTES_MAX = 64 * 1024
 """Up to here pieces are joined for one write; above, the copy costs more than the system call that it saves."""
 
 
+_CHUNK_HEADS = tuple(b"%x\r\n" % size for size in range(1024))
+"""Of chunks as small as a token's: formatting costs more than the rest of a write."""
+
+
+def _chunk(data: bytes) -> bytes:
+    size = len(data)
+    return _CHUNK_HEADS[size] + data + b"\r\n" if size < 1024 else b"%x\r\n%b\r\n" % (size, data)
+
+
 class ConnectionReply:
     """`base.Reply` on a server connection. It lets go of the connection when the answer ends, and so cannot write to it again."""
 
@@ -38,7 +47,7 @@ class ConnectionReply:
         connection = self._connection
         if connection is None:
             return
-        if has_no_body(status):
+        if status != 200 and has_no_body(status):
             head = self._head(connection, status, headers, b"")
             body = b""
         else:
@@ -72,7 +81,9 @@ class ConnectionReply:
         if self._chunked and data:
             size = len(data)
             self.bytes_out += size
-            if size <= COPY_BYTES_MAX:
+            if size < 1024:
+                self._transport.write(_CHUNK_HEADS[size] + data + b"\r\n")
+            elif size <= COPY_BYTES_MAX:
                 self._transport.write(b"%x\r\n%b\r\n" % (size, data))
             else:
                 self._transport.writelines((b"%x\r\n" % size, data, b"\r\n"))
@@ -121,8 +132,9 @@ class ConnectionReply:
         if self._head_only or not data:
             return b""
         self.bytes_out += len(data)
-        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+        return _chunk(data) if self._chunked else data
 
     def _done(self, connection: ServerConnection) -> None:
-        self.detach()
+        self.observer = self._connection = None  # detach, without the call
+        self._chunked = False
         connection.reply_ended(self._keep_alive)

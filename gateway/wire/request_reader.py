@@ -49,8 +49,9 @@ class RequestReader:
         "_body_bytes",
         "_good_host",
         "_headers",
+        "_last_line",
         "_last_target",
-        "_last_url",
+        "_line_known",
         "_parser",
         "_peer",
         "_quiet",
@@ -73,7 +74,7 @@ class RequestReader:
         self._parser = httptools.HttpRequestParser(self)
         # What a client sends with every request is checked with the first.
         self._good_host: bytes | None = None
-        self._last_url = b""
+        self._last_line = b"\0"  # which starts no request
         self._last_target = (b"", b"", b"")
         self.ready: list[ParsedRequest] = []
         self.fault: Fault | None = None
@@ -89,6 +90,8 @@ class RequestReader:
         self.begun = False
         """Bytes of a request have come that is not complete."""
         self.in_body = False
+        self._line_known = False
+        """It began with the request line of the last one, an HTTP/1.1 one, byte for byte."""
         self._url = b""
         self._repeats = 0
         self._request: ParsedRequest | None = None
@@ -102,6 +105,7 @@ class RequestReader:
         if not self.begun:
             self.begun = True
             self.started = now
+            self._line_known = data.startswith(self._last_line)
         # httptools keeps an unfinished field to itself, so a head or trailer that never ends is seen only here.
         self._quiet += len(data)
         try:
@@ -150,23 +154,13 @@ class RequestReader:
 
     def on_headers_complete(self) -> None:
         limits, headers, url = self.limits, self._headers, self._url
-        method: bytes = self._parser.get_method()
-        version = self._parser.get_http_version()
         if len(headers) + self._repeats > limits.headers_max:
             self._stop(431, "The request has too many header fields.")
         # The sum is only worth its time where what was read could be too much.
         if self._quiet > limits.head_bytes_max and len(url) + fields_bytes(headers) > limits.head_bytes_max:
             self._stop(431, "The request's headers are too large.")
-        http10 = version == "1.0"
-        if version != "1.1" and not http10:
-            self._stop(505, "Only HTTP/1.1 and HTTP/1.0 are supported.")
-        if method == b"CONNECT":
-            self._stop(405, "CONNECT is not supported.")
-        if url != self._last_url or not url.startswith(b"/"):
-            target = split_target(method, url)
-            if target is None:
-                self._stop(400, "The request's target is not a path.")
-            self._last_url, self._last_target = url, target
+        method: bytes = self._parser.get_method()
+        http10 = not self._line_known and self._check_line(method, url)
         host = headers.get(b"host")
         if host is None or host != self._good_host:
             self._check_host(host, required=not http10)
@@ -185,6 +179,21 @@ class RequestReader:
         self._headers = {}
         self._quiet = 0
         self.in_body = True
+
+    def _check_line(self, method: bytes, url: bytes) -> bool:
+        """Split the target. Returns whether the client speaks HTTP/1.0."""
+        version = self._parser.get_http_version()
+        http10: bool = version == "1.0"
+        if version != "1.1" and not http10:
+            self._stop(505, "Only HTTP/1.1 and HTTP/1.0 are supported.")
+        if method == b"CONNECT":
+            self._stop(405, "CONNECT is not supported.")
+        target = split_target(method, url)
+        if target is None:
+            self._stop(400, "The request's target is not a path.")
+        self._last_target = target
+        self._last_line = b"\0" if http10 else b"%b %b HTTP/1.1\r\n" % (method, url)
+        return http10
 
     def _check_host(self, host: bytes | None, *, required: bool) -> None:
         if host is not None:
@@ -232,7 +241,8 @@ class RequestReader:
             return
         if len(self.ready) >= self.limits.pipelined_requests_max:
             self._stop(400, "Too many pipelined requests.")
-        request.body = bytes(self._body)
+        body = self._body
+        request.body = body if isinstance(body, bytes) else bytes(body)
         request.keep_alive = self._parser.should_keep_alive()
         self.ready.append(request)
         if self._headers:

@@ -203,6 +203,15 @@ def test_expectation_is_noted_until_the_body_comes() -> None:
     assert not read(POST + b"expect: 100-continue\r\ncontent-length: 3\r\n\r\nabc").continue_wanted
 
 
+def test_a_known_request_line_says_nothing_of_another() -> None:
+    known, keep = b"LOCK /a HTTP/1.1\r\nhost: a\r\n\r\n", b"connection: keep-alive\r\n\r\n"
+    old, other = b"LOCK /a HTTP/1.0\r\n" + keep, b"LOCK /b HTTP/1.1\r\nhost: a\r\n\r\n"
+    lines = [(b"LOCK", b"/a", False), (b"LOCK", b"/a", False), (b"LOCK", b"/a", True), (b"LOCK", b"/a", False), (b"LOCK", b"/b", False)]
+    for reads in ((known, known, old, known, other), (known, known + old, known + other)):
+        assert [(r.method, r.path, r.http10) for r in read(*reads).ready] == lines
+    assert [r.method for r in read(known, known + b"UN", known).ready] == [b"LOCK", b"LOCK", b"UNLOCK"]
+
+
 def test_too_many_pipelined() -> None:
     reader = read((GET + b"\r\n") * 9)
     assert len(reader.ready) == 8
