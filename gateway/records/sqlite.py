@@ -32,6 +32,11 @@ CALLS_MAX = 256
 BUSY_TIMEOUT_S = 5.0
 """How long a lock held by another process (someone's `sqlite3` shell) is waited for."""
 
+CACHE_KIB = 16 * 1024
+"""Of pages that the store keeps: exchange ids are random, so each new one changes another page of their index."""
+CHECKPOINT_PAGES = 4_000
+"""Of the log, before it is written back: a page that many transactions changed meanwhile is written back once."""
+
 # auto_vacuum must come before the first table. NORMAL: a crash of the process loses nothing that was committed, a crash of
 # the machine at most the last commits, and neither breaks the file.
 _PRAGMAS = f"""
@@ -39,6 +44,8 @@ PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 PRAGMA journal_size_limit = {WAL_BYTES_MAX};
+PRAGMA cache_size = -{CACHE_KIB};
+PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};
 """
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
