@@ -32,7 +32,6 @@ class Exchange:
 
     __slots__ = (
         "_alive",
-        "_answer",
         "_closed",
         "_paused",
         "_pending",
@@ -40,6 +39,7 @@ class Exchange:
         "_reply",
         "_resuming",
         "_site",
+        "answer",
         "body",
         "code",
         "committed_at",
@@ -64,7 +64,8 @@ class Exchange:
         self.code = 0
         self.error = ""
         self.committed_at: float | None = None
-        self._answer: Leg | None = None
+        self.answer: Leg | None = None
+        """The leg that answered, or whose error did."""
         self._rendered: dict[str, tuple[bytes, ...]] = {}
         self._closed = False
         self._paused = False
@@ -84,7 +85,7 @@ class Exchange:
 
     def resume(self, outcome: Outcome) -> None:
         """A leg has seen what its hold wanted, or failed."""
-        if self._closed or self._answer is not None:
+        if self._closed or self.answer is not None:
             return
         if self._resuming:
             self._pending = outcome  # it failed before the upstream's `call` had returned
@@ -124,7 +125,7 @@ class Exchange:
         span_id = f"{self._site.new_id(64):016x}"
         leg = Leg(self, index, target, verb.hold, span_id, self.now())
         self.legs.append(leg)
-        if (error := objection(backend, body)) is not None:
+        if not target.watched.isdisjoint(body.names) and (error := objection(backend, body)) is not None:
             leg.error = error
             leg.ended_at = leg.judged_at = leg.started_at
             return Outcome(index, verb.backend, error)
@@ -164,7 +165,7 @@ class Exchange:
         if error is None:
             self._commit(leg)
         else:
-            self._answer = leg
+            self.answer = leg
             self._refuse(self._client_error(leg, error))
 
     def _client_error(self, leg: Leg, error: CallError) -> ApiError:
@@ -172,8 +173,9 @@ class Exchange:
 
     def _commit(self, leg: Leg) -> None:
         """Nothing has reached the client before this (but comments, where the policy wants them), and no other model after."""
-        self._answer = leg
-        self._stop_losers()
+        self.answer = leg
+        if len(self.legs) > 1:
+            self._stop_losers()
         self.committed_at = self.now()
         reply = self._reply
         held = leg.commit(reply.write if self.order.content is None else self._pass_on)
@@ -215,7 +217,7 @@ class Exchange:
 
     def answer_broke(self, error: CallError) -> None:
         """The backend failed after commit: the client is told in the stream, never silence and never another model."""
-        leg = self._answer
+        leg = self.answer
         assert leg is not None
         problem = self._client_error(leg, error)
         self.code, self.error = problem.status, problem.message
@@ -232,7 +234,7 @@ class Exchange:
             self._reply.end(error_event(self.body.endpoint, problem.kind, problem.message, code=problem.code))
         else:
             body = error_body(problem.status, problem.kind, problem.message, problem.param, problem.code)
-            backend = "" if self._answer is None else self._answer.target.backend.name
+            backend = "" if self.answer is None else self.answer.target.backend.name
             self._reply.send(problem.status, self._head(b"application/json", backend) + problem.headers, body)
         self._close()
 
@@ -251,7 +253,7 @@ class Exchange:
 
     def _stop_losers(self) -> None:
         for leg in self.legs:
-            if leg is not self._answer:
+            if leg is not self.answer:
                 leg.cancel()
 
     # The client (gateway.wire.base.Observer).
@@ -260,7 +262,7 @@ class Exchange:
         """Every leg is cancelled; in the metrics this is 499 and never an error of a backend."""
         if self._closed:
             return
-        if self._answer is not None and self._answer.whole:
+        if self.answer is not None and self.answer.whole:
             self.code = 200  # it has all of the answer, and does not wait for the connection's end
         else:
             self._site.left("before_commit" if self.committed_at is None else "after_commit")
@@ -271,13 +273,13 @@ class Exchange:
 
     def pause_writing(self) -> None:
         self._paused = True
-        if self._answer is not None and self._answer.ended_at is None:
-            self._answer.call.pause_reading()
+        if self.answer is not None and self.answer.ended_at is None:
+            self.answer.call.pause_reading()
 
     def resume_writing(self) -> None:
         self._paused = False
-        if self._answer is not None and self._answer.ended_at is None:
-            self._answer.call.resume_reading()
+        if self.answer is not None and self.answer.ended_at is None:
+            self.answer.call.resume_reading()
 
     # The end.
 
@@ -328,17 +330,12 @@ class Exchange:
         self._reply.observer = None
         # Legs point back here: a cycle would keep the request's body until the collector's next round, thousands of exchanges away.
         self.legs = []
-        self._answer = None
+        self.answer = None
         order.release()
         try:
             order.plan.close()
         except Exception:
             log.exception("the policy failed as it was closed", extra={"exchange_id": order.exchange_id, "route": order.route})
-
-    @property
-    def answer(self) -> Leg | None:
-        """The leg that answered, or whose error did."""
-        return self._answer
 
     @property
     def bytes_out(self) -> int:

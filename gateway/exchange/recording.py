@@ -67,6 +67,7 @@ def exchange_record(exchange: Exchange, now: float, overhead: float) -> Exchange
     trace = order.trace
     body = exchange.body
     duration = now - start
+    legs = exchange.legs
     return ExchangeRecord(
         order.exchange_id,
         order.request_id,
@@ -92,7 +93,9 @@ def exchange_record(exchange: Exchange, now: float, overhead: float) -> Exchange
         overhead,
         body.size,
         exchange.bytes_out,
-        tuple([_call_record(exchange, leg, start, now) for leg in exchange.legs]),
+        (_call_record(exchange, legs[0], start, now),)
+        if len(legs) == 1
+        else tuple([_call_record(exchange, leg, start, now) for leg in legs]),
         None if order.content is None else order.content.content(),
         exchange.code == 499,
     )
@@ -124,7 +127,7 @@ def _call_record(exchange: Exchange, leg: Leg, start: float, now: float) -> Call
         "" if error is None else error.message,
         leg.status,
         None if leg.judged_at is None else leg.judged_at - start,
-        tuple([_attempt_record(attempt, start, now) for attempt in attempts]),
+        (_attempt_record(attempts[0], start, now),) if len(attempts) == 1 else tuple([_attempt_record(a, start, now) for a in attempts]),
         None if usage is None else usage.input,
         None if usage is None else usage.output,
         finish,

@@ -9,6 +9,7 @@ import msgspec
 from gateway.exchange.measures import RouteMeasures
 from gateway.telemetry.counters import Counter, Counters
 from gateway.upstream.base import Upstream
+from gateway.upstream.kinds import watched
 from policies import schema
 from policies.snapshot import Snapshot
 
@@ -16,11 +17,15 @@ PREPARED_MAX = 4
 """Prepared versions waiting for their swap: a controller that never swaps must not pile them up."""
 
 
-class Target(msgspec.Struct, frozen=True):
+class Target:
     """A backend that a plan may call: how it is reached, and what the policy says of it."""
 
-    backend: schema.Backend
-    upstream: Upstream
+    __slots__ = ("backend", "upstream", "watched")
+
+    def __init__(self, backend: schema.Backend, upstream: Upstream) -> None:
+        self.backend = backend
+        self.upstream = upstream
+        self.watched = watched(backend)
 
 
 class Live:

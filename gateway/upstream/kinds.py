@@ -145,6 +145,13 @@ def refused(backend: Backend, body: BodyFacts) -> str | None:
     return None
 
 
+def watched(backend: Backend) -> frozenset[str]:
+    """The body fields without which there is never an `objection`: most requests have none of them."""
+    facts = KINDS[backend.kind]
+    logprobs = ("logprobs", "top_logprobs", "include") if backend.evidence == "logits" and backend.client_logprobs == "refuse" else ()
+    return facts.denied | facts.ignores | frozenset(backend.request.deny) | frozenset(logprobs)
+
+
 def objection(backend: Backend, body: BodyFacts) -> CallError | None:
     """Why a backend must not be sent a request: a call that fails before it is made."""
     message = refused(backend, body)
