@@ -1,5 +1,7 @@
 """What a worker and the controller say to each other: frozen, typed, versioned. Up: hello, records, totals, acknowledgements.
 Down: policies to prepare, the order to swap, the overlay (which replicas are ready, how many workers share the limits).
+
+Records have `gc=False`: trees of strings, bytes and numbers cannot be part of a cycle, so the collector need not look at them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from gateway.telemetry.counters import Sample
 LINK_VERSION = 1
 
 
-class AttemptRecord(msgspec.Struct, frozen=True, array_like=True):
+class AttemptRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One try at one replica. Times are seconds since the exchange started."""
 
     replica: str
@@ -22,7 +24,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, array_like=True):
     result: str
 
 
-class CallRecord(msgspec.Struct, frozen=True, array_like=True):
+class CallRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One verb `Call` and what came of it. Times are seconds since the exchange started; None: it did not come to that."""
 
     backend: str
@@ -46,7 +48,7 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True):
     currency: str | None = None
 
 
-class Content(msgspec.Struct, frozen=True, array_like=True):
+class Content(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What was asked and served, as bytes on the wire; `truncated` where it was longer than is kept."""
 
     request: bytes
@@ -54,7 +56,7 @@ class Content(msgspec.Struct, frozen=True, array_like=True):
     truncated: bool = False
 
 
-class ExchangeRecord(msgspec.Struct, frozen=True, array_like=True):
+class ExchangeRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One client request and everything done for it. Made once, in `finally`, whatever happened."""
 
     exchange_id: str

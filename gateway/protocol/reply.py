@@ -12,7 +12,7 @@ from gateway.protocol.usage import Usage, WireUsage
 from policies.plan import Endpoint
 
 
-class ReplyFacts(msgspec.Struct, frozen=True):
+class ReplyFacts(msgspec.Struct, frozen=True, gc=False):
     """What a whole reply says beside its content."""
 
     usage: Usage | None = None
@@ -24,15 +24,15 @@ class ReplyFacts(msgspec.Struct, frozen=True):
     """Why this is no reply, though its status was 200: it is not what the endpoint answers, or is an error."""
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
-class _Incomplete(msgspec.Struct):
+class _Incomplete(msgspec.Struct, gc=False):
     reason: str | None = None
 
 
-class _Reply(msgspec.Struct):
+class _Reply(msgspec.Struct, gc=False):
     """Any endpoint's reply. Chat and completions have `choices`, embeddings `data`, responses `output`, messages `content`."""
 
     choices: list[_Choice] | None = None

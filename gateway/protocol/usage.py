@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one reply. `input` includes those that came from a cache."""
 
     input: int
     output: int
 
 
-class WireUsage(msgspec.Struct):
+class WireUsage(msgspec.Struct, gc=False):
     """The `usage` object of any endpoint. Chat, completions and embeddings count prompt and completion tokens; responses and
     messages input and output; messages counts what came from a cache apart."""
 

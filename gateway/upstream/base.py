@@ -10,7 +10,7 @@ import msgspec
 from policies.plan import CallError
 
 
-class Ask(msgspec.Struct):
+class Ask(msgspec.Struct, gc=False):
     """One call to a backend, ready to be sent to whichever replica is chosen."""
 
     path: bytes
@@ -27,7 +27,7 @@ class Ask(msgspec.Struct):
     """Hash of the prompt's beginning, for `balance: prefix_hash`."""
 
 
-class Attempt(msgspec.Struct):
+class Attempt(msgspec.Struct, gc=False):
     """One try at one replica. Times are loop.time()."""
 
     replica: str
