@@ -5,7 +5,7 @@ from typing import Any, get_args
 import pytest
 
 from gateway.protocol.body import decode
-from gateway.upstream.kinds import KINDS, denied, objection, refused, replica_urls
+from gateway.upstream.kinds import KINDS, denied, objection, refused, replica_urls, watched
 from policies.schema import Kind
 from tests.gateway.upstream.rig import backend
 
@@ -110,7 +110,20 @@ def test_embedded_replicas_are_on_the_loopback():
 def test_logits_are_never_given_to_a_client_for_its_logprobs_unless_the_policy_says_so(fields, endpoint, asks):
     body = chat(fields, endpoint)
     found = objection(backend(evidence="logits"), body)
+    assert not asks or not watched(backend(evidence="logits")).isdisjoint(body.names)
     assert (found is not None and found.status == 400 and found.request_at_fault) is asks
     assert (found is None) is not asks
     assert objection(backend(evidence="logits", client_logprobs="pass"), body) is None
     assert objection(backend(evidence="logprobs"), body) is None
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_whatever_could_be_objected_to_is_watched(kind):
+    it = backend(kind=kind, request={"deny": ["seed"]})
+    fields = [*KINDS[kind].denied, *KINDS[kind].ignores, "seed"]
+    for name in fields:
+        body = chat(f'"{name}":[7]') if name not in ("n", "max_completion_tokens") else chat(f'"{name}":7')
+        if objection(it, body) is not None:
+            assert name in watched(it)
+    assert objection(it, chat('"seed":1')) is not None
+    assert watched(it).isdisjoint({"model", "messages", "temperature", "stream", "max_tokens", "response_format", "tools"})
