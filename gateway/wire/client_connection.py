@@ -93,9 +93,11 @@ class ClientConnection(asyncio.Protocol):
 
     # What the pool and the ticket call
 
-    def send(self, ticket: PoolTicket, parts: Sequence[bytes]) -> None:
-        """Write a whole request; its response goes to the ticket."""
-        assert self._transport is not None
+    def send(self, ticket: PoolTicket, parts: Sequence[bytes]) -> bool:
+        """Write a whole request; its response goes to the ticket. False, and nothing done, if the connection is closing."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
         self._reset()
         self._is_head = parts[0].startswith(b"HEAD ")
         self._ticket = ticket
@@ -105,9 +107,10 @@ class ClientConnection(asyncio.Protocol):
         for part in parts:
             size += len(part)
         if size <= COPY_BYTES_MAX:
-            self._transport.write(b"".join(parts))
+            transport.write(b"".join(parts))
         else:
-            self._transport.writelines(parts)
+            transport.writelines(parts)
+        return True
 
     def abort(self) -> None:
         """Close at once; the ticket hears nothing more."""

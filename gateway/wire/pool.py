@@ -129,9 +129,7 @@ class Pool:
     def request(self, parts: Sequence[bytes], receiver: Receiver, *, connect_timeout_s: float) -> PoolTicket:
         ticket = PoolTicket(receiver)
         while self._idle:
-            connection = self._idle.pop()
-            if connection.usable:
-                connection.send(ticket, parts)
+            if self._idle.pop().send(ticket, parts):
                 return ticket
         if self.open < self.limits.connections_max:
             self._opening += 1

@@ -124,7 +124,9 @@ class ConnectionReply:
             persistence = b"connection: close\r\n"
         elif self._http10:
             persistence = b"connection: keep-alive\r\n"
-        return b"%b%b%b%b%b\r\n" % (status_line(status), server.ticker.date_line, headers, framing, persistence)
+        ticker = server.ticker
+        first = ticker.ok_lines if status == 200 else status_line(status) + ticker.date_line
+        return first + headers + framing + persistence + b"\r\n"
 
     def _frame(self, data: bytes) -> bytes:
         if not self.started:

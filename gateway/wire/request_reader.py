@@ -46,7 +46,6 @@ class RequestReader:
 
     __slots__ = (
         "_body",
-        "_body_bytes",
         "_good_host",
         "_headers",
         "_last_line",
@@ -96,7 +95,6 @@ class RequestReader:
         self._repeats = 0
         self._request: ParsedRequest | None = None
         self._body: bytes | bytearray = b""
-        self._body_bytes = 0
         self._quiet = 0
         """Bytes since the request's first, its head's end or the last piece of its body."""
 
@@ -223,9 +221,6 @@ class RequestReader:
     def on_body(self, piece: bytes) -> None:
         self._quiet = 0
         self.continue_wanted = False
-        self._body_bytes += len(piece)
-        if self._body_bytes > self.limits.body_bytes_max:
-            self._stop(413, f"The request's body is larger than {self.limits.body_bytes_max} bytes.")
         if not self._body:
             self._body = piece  # mostly all of it
         elif isinstance(self._body, bytearray):
@@ -234,6 +229,8 @@ class RequestReader:
             # A list of pieces would cost many times the body where it comes in chunks of one byte.
             self._body = bytearray(self._body)
             self._body += piece
+        if len(self._body) > self.limits.body_bytes_max:
+            self._stop(413, f"The request's body is larger than {self.limits.body_bytes_max} bytes.")
 
     def on_message_complete(self) -> None:
         request = self._request

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import TypeAlias
 
+from gateway.wire.heads import status_line
+
 log = logging.getLogger(__name__)
 
 Sweep: TypeAlias = Callable[[float], None]
@@ -28,6 +30,8 @@ class Ticker:
         """loop.time() of the last tick."""
         self.date_line = b""
         """`date: ...` of RFC 9110 section 6.6.1, CRLF included."""
+        self.ok_lines = b""
+        """What nearly every answer begins with: the status line of a 200, and the date line."""
         self._period_s = period_s
         self._sweeps: list[Sweep] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -68,3 +72,4 @@ class Ticker:
         if int(wall) != self._dated:
             self._dated = int(wall)
             self.date_line = b"date: %b\r\n" % formatdate(self._dated, usegmt=True).encode()
+            self.ok_lines = status_line(200) + self.date_line

@@ -23,6 +23,7 @@ class StillTicker(Ticker):
 
     def _date(self, wall: float) -> None:
         self.date_line = DATE
+        self.ok_lines = b"HTTP/1.1 200 OK\r\n" + DATE
 
 
 class Hooks:
