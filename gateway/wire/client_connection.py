@@ -67,6 +67,8 @@ class ClientConnection(asyncio.Protocol):
         self._body: list[bytes] = []
         """What one read brought."""
         self.on_body = self._body.append
+        self._headers: dict[bytes, bytes] = {}
+        """Being read; once the head is complete, the trailers, which nobody gets to see."""
         self._is_head = False
         self._interim = self._until_close = self._reusable = False
         self._fault = ""
@@ -78,8 +80,8 @@ class ClientConnection(asyncio.Protocol):
         self._feed = self._parser.feed_data
 
     def _reset(self) -> None:
-        self._headers: dict[bytes, bytes] = {}
-        """Being read; once the head is complete, the trailers, which nobody gets to see."""
+        if self._headers:
+            self._headers = {}
         self._repeats = 0
         self._head_bytes = 0
         """Read so far, while the head is not complete."""

@@ -162,7 +162,11 @@ class RequestReader:
         host = headers.get(b"host")
         if host is None or host != self._good_host:
             self._check_host(host, required=not http10)
-        self._check_framing(headers, http10)
+        length = headers.get(b"content-length")
+        if length is not None and int(length) > limits.body_bytes_max:
+            self._stop(413, f"The request's body is larger than {limits.body_bytes_max} bytes.")
+        if b"transfer-encoding" in headers or b"expect" in headers:
+            self._check_framing(headers, length, http10)
         if b"upgrade" in headers and self._parser.should_upgrade():
             return  # feed will hear of it
         request = self._request = ParsedRequest()
@@ -201,11 +205,8 @@ class RequestReader:
         elif required:
             self._stop(400, "The request has no Host header.")
 
-    def _check_framing(self, headers: dict[bytes, bytes], http10: bool) -> None:
+    def _check_framing(self, headers: dict[bytes, bytes], length: bytes | None, http10: bool) -> None:
         """RFC 9112 section 6. llhttp has already refused a message with both, or with a length that is not a number."""
-        length = headers.get(b"content-length")
-        if length is not None and int(length) > self.limits.body_bytes_max:
-            self._stop(413, f"The request's body is larger than {self.limits.body_bytes_max} bytes.")
         coding = headers.get(b"transfer-encoding")
         if coding is not None:
             if http10:

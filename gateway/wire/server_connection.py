@@ -78,10 +78,10 @@ class ServerConnection(asyncio.Protocol):
         if self._busy:
             self._keep(data)
             return
-        reader = self._reader
+        reader, server = self._reader, self.server
         if not reader.begun:
-            reader.limits = self.server.limits  # a reload may have changed them
-        reader.feed(data, self.server.now())
+            reader.limits = server.limits  # a reload may have changed them
+        reader.feed(data, server.now())
         if reader.ready or reader.fault:
             self._busy = True
             self._serve()
@@ -121,18 +121,18 @@ class ServerConnection(asyncio.Protocol):
     # What the reply calls
 
     def reply_ended(self, keep_alive: bool) -> None:
-        reader = self._reader
+        reader, server = self._reader, self.server
         self._reply = None
         if self._writing_paused:
             self._taken = self._bytes_taken()
-        if not keep_alive or self.server.draining:
+        if not keep_alive or server.draining:
             self._finish()
         elif self._kept or reader.ready or reader.begun or reader.fault or self._writing_paused:
             # Not from here: this may be deep in an upstream's read.
-            self.server.loop.call_soon(self._go_on)
+            server.loop.call_soon(self._go_on)
         else:
             self._busy = False
-            self.deadline = self.server.ticker.now + self.server.limits.idle_timeout_s
+            self.deadline = server.ticker.now + server.limits.idle_timeout_s
 
     def abort(self) -> None:
         """Cut the connection off; a reply under way is over, and its observer is not told, since it was it that asked."""
