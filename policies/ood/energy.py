@@ -60,9 +60,9 @@ class Scorer:
 
     def __init__(self, head: Head) -> None:
         self._head = head
-        # A column of each norm beside the weights, so that one sum over words gives everything.
-        self._square = head.idf * head.idf
-        self._rows = np.column_stack([head.weights, self._square * head.seen, self._square])
+        # A column of each squared norm beside the weights, so that one sum over words gives everything.
+        square = head.idf * head.idf
+        self._rows = np.column_stack([head.weights, square * head.seen, square])
         self._words: dict[str, Floats] = {}
 
     def score(self, text: str | None) -> Scored:
@@ -87,8 +87,8 @@ class Scorer:
     def _word(self, word: str) -> Floats:
         columns, counts = np.unique(word_columns(word), return_counts=True)
         row: Floats = counts.astype(np.float32) @ self._rows[columns]
-        row[-1] = np.float32(squares := (counts * counts) @ self._square[columns])
-        row[-2] = np.float32((counts * counts) @ (self._square[columns] * self._head.seen[columns])) if squares else 0
+        # The norms add up word by word: columns that two words share are not looked for.
+        row[-2:] = (counts * counts).astype(np.float32) @ self._rows[columns, -2:]
         if len(self._words) < KEPT_WORDS_MAX:
             self._words[word] = row
         return row

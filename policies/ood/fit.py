@@ -13,7 +13,7 @@ from policies.ood.calibrate import calibration
 from policies.ood.energy import Head, Scorer
 from policies.ood.mixing import Mix, Progress, choose, splits
 from policies.ood.text import TextKind
-from policies.ood.train import Labels, Trainer, clusters, rows
+from policies.ood.train import Labels, Trainer, clusters, count
 
 CLASSES_MIN = 4
 """With fewer, a quarter of them cannot be held out: clusters take their place."""
@@ -59,14 +59,14 @@ def fit(
     rng = np.random.default_rng(_SEED)
     train = _usable(train, "training texts")
     progress("reading")
-    counts = rows([each.text for each in train])
+    counts = count([each.text for each in train])
     trainer = Trainer(counts)
     labels, clustered = _labels(train, trainer, rng)
     found = splits(counts, labels, rng, progress)
     progress("mixing")
     mix = choose(found)
     progress("training")
-    apart = rows([each.text for each in _usable(outliers, "outliers", 1)]) if outliers else None
+    apart = count([each.text for each in _usable(outliers, "outliers", 1)]) if outliers else None
     head = trainer.head(labels, rng, apart)._replace(mix=mix.weights)
     progress("calibrating")
     scores, segments = _scores(head, holdout)

@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from policies.ood.energy import SCORES, Floats, from_sums
-from policies.ood.train import Labels, Trainer, sums
+from policies.ood.train import Counts, Labels, Trainer, sums
 
 SPLITS = 5
 HELD_OUT = 0.25
@@ -24,8 +23,10 @@ JUDGED = 0.25
 """Of the other classes' texts, not trained on either."""
 TEXTS_MAX = 5_000
 """Texts that a split draws from: the choice of a mix needs no more."""
+NEAR_BEST = 0.5
+"""Points of AUROC."""
 MIX_STEPS = 4
-"""A mix gives each score a multiple of 1/4."""
+"""A mix that is tried gives each score a multiple of 1/4."""
 
 Progress = Callable[[str], None]
 
@@ -49,7 +50,7 @@ class Mix(NamedTuple):
     """AUROC of each score alone."""
 
 
-def splits(counts: sparse.csr_matrix, labels: Labels, rng: np.random.Generator, progress: Progress) -> list[Split]:
+def splits(counts: Counts, labels: Labels, rng: np.random.Generator, progress: Progress) -> list[Split]:
     """Train and score the pseudo-OOD splits. Needs at least 4 classes."""
     found = []
     for number in range(SPLITS):
@@ -61,15 +62,17 @@ def splits(counts: sparse.csr_matrix, labels: Labels, rng: np.random.Generator, 
         judged = rng.random(len(some)) < JUDGED
         trained, inside = some[~outside & ~judged], some[~outside & judged]
         _, own = np.unique(labels[trained], return_inverse=True)
-        head = Trainer(counts[trained]).head(own.astype(np.int64), rng)
-        found.append(Split(from_sums(head, sums(head, counts[inside])), from_sums(head, sums(head, counts[some[outside]]))))
+        head = Trainer(counts.take(trained)).head(own.astype(np.int64), rng)
+        found.append(Split(from_sums(head, sums(head, counts.take(inside))), from_sums(head, sums(head, counts.take(some[outside])))))
     return found
 
 
 def choose(found: list[Split]) -> Mix:
-    """The mix with the best mean AUROC; of equals the one with more of the earlier scores."""
+    """The mean of the mixes whose mean AUROC is within `NEAR_BEST` of the best: as good where it was chosen, and steadier elsewhere."""
     spread = np.mean([each.inside.std(axis=0) for each in found], axis=0) + 1e-6
-    best = max(_shares(), key=lambda shares: (round(_mean(found, shares / spread, auroc), 2), *shares))
+    tried = list(_shares())
+    reached = np.array([_mean(found, shares / spread, auroc) for shares in tried])
+    best = np.mean([shares for shares, each in zip(tried, reached, strict=True) if each >= reached.max() - NEAR_BEST], axis=0)
     weights = np.asarray(best / spread, np.float32)
     singles = {name: _mean(found, row, auroc) for name, row in zip(SCORES, np.eye(len(SCORES)), strict=True)}
     shares = dict(zip(SCORES, map(float, best), strict=True))

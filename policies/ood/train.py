@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,41 +33,64 @@ CLUSTER_TEXTS_MIN = 20
 _ROUNDS = 8
 
 
-def rows(texts: Sequence[str]) -> sparse.csr_matrix:
-    """(n, FEATURES): how often each text has each column. An empty text is an empty row."""
-    words: dict[str, list[int]] = {}
+class Counts(NamedTuple):
+    """The columns of n texts, (n, FEATURES) each."""
+
+    times: sparse.csr_matrix
+    """How often."""
+    squares: sparse.csr_matrix
+    """The sum over words of the squared times in each: squared lengths add up word by word, as in a scorer."""
+
+    def take(self, texts: NDArray[np.int64]) -> Counts:
+        return Counts(self.times[texts], self.squares[texts])
+
+    def lengths(self, idf: Floats) -> Floats:
+        """(n,): the length of each text's weighted row."""
+        return np.asarray(np.sqrt(self.squares @ (idf * idf)), np.float32)
+
+
+def count(texts: Sequence[str]) -> Counts:
+    """Texts to columns. A blank text is an empty row."""
+    words: dict[str, tuple[list[int], list[int]]] = {}
     columns: list[int] = []
+    times: list[int] = []
     starts = [0]
     for text in texts:
         found = pieces(text)
         for word in found.words:
             if word not in words:
-                words[word] = word_columns(word)
-            columns += words[word]
+                counted = Counter(word_columns(word))
+                words[word] = list(counted), list(counted.values())
+            columns += words[word][0]
+            times += words[word][1]
         columns += found.pairs
+        times += [1] * len(found.pairs)
         starts.append(len(columns))
-    matrix = sparse.csr_matrix((np.ones(len(columns), np.float32), np.array(columns, np.int32), np.array(starts)), (len(texts), FEATURES))
+    data = np.array(times, np.float32)
+    return Counts(*(_summed(each, columns, starts) for each in (data, data * data)))
+
+
+def _summed(data: Floats, columns: list[int], starts: list[int]) -> sparse.csr_matrix:
+    matrix = sparse.csr_matrix((data, np.array(columns, np.int32), np.array(starts)), (len(starts) - 1, FEATURES))
     matrix.sum_duplicates()
     return matrix
 
 
 class Trainer:
-    """The rows of training texts, weighted and scaled to unit length as a scorer does, and what is trained on them."""
+    """Training texts, weighted and scaled to unit length as a scorer does, and what is trained on them."""
 
-    def __init__(self, counts: sparse.csr_matrix) -> None:
-        texts = counts.shape[0]
-        having = np.bincount(counts.indices, minlength=FEATURES)
-        self.idf: Floats = (np.log((1 + texts) / (1 + having)) + 1).astype(np.float32)
+    def __init__(self, counts: Counts) -> None:
+        having = np.bincount(counts.times.indices, minlength=FEATURES)
+        self.idf: Floats = (np.log((1 + counts.times.shape[0]) / (1 + having)) + 1).astype(np.float32)
         self.seen: Floats = (having > 0).astype(np.float32)
         self.x = self.scaled(counts)
 
-    def scaled(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
+    def scaled(self, counts: Counts) -> sparse.csr_matrix:
         """Other texts' rows, weighted and scaled in the same way."""
-        x = counts @ sparse.diags(self.idf)
-        length = np.sqrt(np.asarray(x.multiply(x).sum(axis=1))).ravel()
-        return (sparse.diags(1 / np.maximum(length, np.float32(1e-9))) @ x).tocsr().astype(np.float32)
+        scale = 1 / np.maximum(counts.lengths(self.idf), np.float32(1e-9))
+        return (sparse.diags(scale) @ counts.times @ sparse.diags(self.idf)).tocsr().astype(np.float32)
 
-    def head(self, labels: Labels, rng: np.random.Generator, outliers: sparse.csr_matrix | None = None) -> Head:
+    def head(self, labels: Labels, rng: np.random.Generator, outliers: Counts | None = None) -> Head:
         """A head for labels 0..K-1, without a mix yet. Its weights are as exact as float16, so that a file gives the same bits."""
         softmax = linear(self.x, labels, "softmax")
         if outliers is not None:
@@ -85,12 +109,10 @@ class Trainer:
         )
 
 
-def sums(head: Head, counts: sparse.csr_matrix) -> Floats:
-    """What `policies.ood.energy.from_sums` takes, for many texts at once (equal to a scorer's up to rounding)."""
-    square = sparse.diags(head.idf * head.idf)
-    squares = counts.multiply(counts) @ square
-    norms = np.stack([squares @ head.seen, np.asarray(squares.sum(axis=1)).ravel()], axis=1)
-    return np.hstack([counts @ head.weights, norms]).astype(np.float32)
+def sums(head: Head, counts: Counts) -> Floats:
+    """What `policies.ood.energy.from_sums` takes, for many texts at once (a scorer's up to rounding)."""
+    norms = np.stack([counts.lengths(head.idf * head.seen), counts.lengths(head.idf)], axis=1)
+    return np.hstack([counts.times @ head.weights, norms * norms]).astype(np.float32)
 
 
 def linear(x: sparse.csr_matrix, labels: Labels, kind: Kind) -> Floats:
