@@ -13,7 +13,7 @@ TEXT_VERSION = 1
 TextKind: TypeAlias = Literal["last_user", "user_turns", "conversation"]
 TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)
 
-TEXT_CHARS_MAX = 4096
+TEXT_CHARS_MAX = 2048
 """Characters of a guard text; of a longer one its beginning and its end are kept, so that an enormous prompt costs no more."""
 TURNS_MAX = 256
 """Turns that are looked at, from the end."""
