@@ -85,10 +85,12 @@ class Scorer:
         return row
 
     def _word(self, word: str) -> Floats:
-        columns, counts = np.unique(word_columns(word), return_counts=True)
-        row: Floats = counts.astype(np.float32) @ self._rows[columns]
-        # The norms add up word by word: columns that two words share are not looked for.
-        row[-2:] = (counts * counts).astype(np.float32) @ self._rows[columns, -2:]
+        columns = word_columns(word)
+        row: Floats = np.add.reduce(self._rows[columns])
+        if len(set(columns)) < len(columns):
+            # A column that stands twice counts four times in a squared length. Those that two words share are not looked for.
+            distinct, times = np.unique(columns, return_counts=True)
+            row[-2:] = (times * times).astype(np.float32) @ self._rows[distinct, -2:]
         if len(self._words) < KEPT_WORDS_MAX:
             self._words[word] = row
         return row
