@@ -63,6 +63,8 @@ def fit(
     trainer = Trainer(counts)
     labels, clustered = _labels(train, trainer, rng)
     found = splits(counts, labels, rng, progress)
+    if not found:
+        raise FitError("all but a few texts are of one class, or the same: none can play out of distribution")
     progress("mixing")
     mix = choose(found)
     progress("training")

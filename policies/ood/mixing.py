@@ -51,7 +51,7 @@ class Mix(NamedTuple):
 
 
 def splits(counts: Counts, labels: Labels, rng: np.random.Generator, progress: Progress) -> list[Split]:
-    """Train and score the pseudo-OOD splits. Needs at least 4 classes."""
+    """Train and score the pseudo-OOD splits, but those that leave nothing to train on or to judge by. Needs at least 4 classes."""
     found = []
     for number in range(SPLITS):
         progress(f"pseudo-OOD {number + 1} of {SPLITS}")
@@ -61,6 +61,8 @@ def splits(counts: Counts, labels: Labels, rng: np.random.Generator, progress: P
         outside = np.isin(labels[some], held)
         judged = rng.random(len(some)) < JUDGED
         trained, inside = some[~outside & ~judged], some[~outside & judged]
+        if not len(trained) or not len(inside):
+            continue
         _, own = np.unique(labels[trained], return_inverse=True)
         head = Trainer(counts.take(trained)).head(own.astype(np.int64), rng)
         found.append(Split(from_sums(head, sums(head, counts.take(inside))), from_sums(head, sums(head, counts.take(some[outside])))))

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from policies.ood.artifact import Detector, dumps
+from policies.ood.artifact import Detector, dumps, loads
 from policies.ood.calibrate import CalibrationError
 from policies.ood.energy import SCORES, Scorer, from_sums
 from policies.ood.fit import CLASSES_MAX, STEPS, Example, FitError, Fitted, fit
@@ -109,3 +109,13 @@ def test_measures() -> None:
     assert auroc(np.array([1.0, 2.0]), np.array([3.0, 4.0])) == 100
     assert auroc(np.array([1.0, 2.0]), np.array([1.0, 2.0])) == 50
     assert fpr95(np.arange(100.0), np.array([0.0, 1000.0])) == 50
+
+
+def test_one_text_a_class_is_fitted() -> None:
+    found = fit([Example(f"pay invoice {n} of the shop", str(n)) for n in range(40)], examples(40, 2))
+    assert loads(dumps(found.detector)).facts == found.detector.facts
+
+
+def test_the_same_text_again_and_again_is_refused() -> None:
+    with pytest.raises(FitError, match="all but a few texts are of one class"):
+        fit([Example("same words")] * 40, examples(40, 2))
