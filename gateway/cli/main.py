@@ -18,6 +18,8 @@ COMMANDS = {
     "check": "say everything that is wrong with a policy file",
     "explain": "walk one request through a policy, or show what was done with one",
     "diff": "say what a change of policy changes",
+    "fit": "fit an OOD detector on texts",
+    "score": "score texts with a detector",
     "schema": "print the JSON Schema of the policy file",
     "reference": "print the reference page of the policy file, or of the metrics",
     "status": "show what a running gateway is doing",
