@@ -85,11 +85,11 @@ class Tally:
             self._broken = True
             return
         if top is not None and len(top):
-            values = [_read(each) for each in top[:TOP_MAX]]
-            if None in values or (self._logits and max(values) == -math.inf):  # type: ignore[type-var]
+            values = [number for each in top[:TOP_MAX] if (number := _read(each)) is not None]
+            if len(values) < min(len(top), TOP_MAX) or (self._logits and max(values) == -math.inf):
                 self._broken = True
                 return
-            own = self._take_top(own, sorted(values, reverse=True))  # type: ignore[type-var]
+            own = self._take_top(own, sorted(values, reverse=True))
         elif self._logits:
             self._broken = True
             return

@@ -34,13 +34,12 @@ def _log_factorials(n: int) -> Floats:
     return np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, n + 1, dtype=np.float64)))))
 
 
-def statistic(n: int, worse: Floats, better: Floats, epsilon: float) -> Floats:
+def statistic(n: int, worse: Floats | float, better: Floats | float, epsilon: float) -> Floats:
     """How many standard errors the loss lies below epsilon, the variance estimated under H0."""
     b = (worse + better) * (1 - epsilon) - 2 * epsilon * (n - worse)
     q = (b + np.sqrt(b * b + 8 * n * better * epsilon * (1 - epsilon))) / (4 * n)
     variance = np.maximum(n * (2 * q + epsilon - epsilon * epsilon), 1e-12)
-    found: Floats = (n * epsilon - worse + better) / np.sqrt(variance)
-    return found
+    return np.asarray((n * epsilon - worse + better) / np.sqrt(variance))
 
 
 def p_value(n: int, worse: int, better: int, epsilon: float) -> float:
@@ -50,7 +49,7 @@ def p_value(n: int, worse: int, better: int, epsilon: float) -> float:
     low, high = _plausible(n, better)
     high = min(high, (1 - epsilon) / 2 - 1e-9)
     low = min(low, high)
-    seen = float(statistic(n, np.float64(worse), np.float64(better), epsilon)) - 1e-9
+    seen = float(statistic(n, float(worse), float(better), epsilon)) - 1e-9
     steps = np.linspace(math.sqrt(low), math.sqrt(high), POINTS) ** 2
     return min(1.0, max(_chance(n, q, epsilon, seen) for q in steps.tolist()) + SPENT)
 
@@ -113,21 +112,19 @@ def _at_most(n: int, count: int, share: float) -> float:
 
 
 class ExactTest:
-    """Rejects H0 at `alpha`; what it has worked out is kept as the most worse answers that each count of better ones allows."""
+    """Rejects H0 at `alpha`; what it has worked out is kept: for the same count of better answers, fewer worse ones say no less."""
 
     def __init__(self, n: int, epsilon: float, alpha: float) -> None:
         self.n, self.epsilon, self.alpha = n, epsilon, alpha
-        self._most: dict[int, int] = {}
+        self._enough: dict[int, int] = {}
+        self._too_many: dict[int, int] = {}
 
     def rejects(self, worse: int, better: int) -> bool:
         """True where the loss is shown to be below epsilon."""
-        if better not in self._most:
-            self._most[better] = self._search(better)
-        return worse <= self._most[better]
-
-    def _search(self, better: int) -> int:
-        low, high = -1, min(self.n - better, math.ceil(self.n * self.epsilon) + better)
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if p_value(self.n, middle, better, self.epsilon) <= self.alpha else (low, middle - 1)
-        return low
+        if worse <= self._enough.get(better, -1):
+            return True
+        if worse >= self._too_many.get(better, self.n + 1):
+            return False
+        shown = p_value(self.n, worse, better, self.epsilon) <= self.alpha
+        (self._enough if shown else self._too_many)[better] = worse
+        return shown

@@ -48,7 +48,14 @@ class Line(msgspec.Struct, frozen=True):
 class Pairs:
     """Lines as columns. `features[name]` has NaN where a line lacks the feature."""
 
-    def __init__(self, features: dict[str, Floats], loss: Floats, binary: bool, segments: Sequence[str] | None, digest: str = "") -> None:
+    def __init__(
+        self,
+        features: dict[str, Floats],
+        loss: Floats,
+        binary: bool,
+        segments: Sequence[str] | NDArray[np.object_] | None,
+        digest: str = "",
+    ) -> None:
         self.features = features
         self.loss = loss
         """q_large - q_small of each line, -1..1."""
@@ -126,7 +133,7 @@ def _features(line: Line, logits: bool, prefix_tokens: int | None) -> dict[str, 
         top = seen.top_logprobs[:prefix_tokens] if seen.top_logprobs is not None else None
         for feature, value in scores.features(scores.score(seen.logprobs[:prefix_tokens], top, logits=logits)).items():
             if feature in found:
-                raise ValueError(f'features.{feature} is what Headgate computes from the evidence: give one or the other')
+                raise ValueError(f"features.{feature} is what Headgate computes from the evidence: give one or the other")
             found[feature] = value
     if len(found) > FEATURES_MAX:
         raise ValueError(f"more than {FEATURES_MAX} features")

@@ -24,8 +24,8 @@ Floats = NDArray[np.float64]
 
 STEP = 0.0025
 """Share of the training lines between two thresholds of the grid, where the walk may well end."""
-COARSE = 8
-"""So many steps at once where the training lines say that it will not."""
+COARSE = 0.02
+"""The same where the training lines say that it will not."""
 SURE = (6.0, -3.0)
 """Standard errors below epsilon, by the training lines, between which the grid is fine."""
 CURVE_POINTS = 101
@@ -90,7 +90,7 @@ def thresholds(risk_train: Floats, loss_train: Floats, lines: int, epsilon: floa
     square = np.concatenate(([0.0], np.cumsum(loss_train[order] ** 2)))[counts] / len(loss_train)
     errors = (epsilon - mean) * np.sqrt(lines / np.maximum(square - mean * mean, epsilon))
     keep = (errors < SURE[0]) & (errors > SURE[1])
-    keep[COARSE - 1 :: COARSE] = True
+    keep |= np.diff(np.floor(counts / (COARSE * len(loss_train))), append=math.inf) > 0
     return np.asarray(fine[keep])
 
 
