@@ -24,10 +24,11 @@ FEW = 12
 SPLIT_LEVELS = 3
 SPLIT_ROWS = 200
 """A level has at least so many rows, or it gets no curves of its own."""
-FOLDS = 3
+FOLDS = 2
 TRAIN_MIN = 50
 _EDGE = 1e-6
 _ITERATIONS = 12
+_ROUGHLY = 4
 _NEVER = -30.0
 
 Floats = NDArray[np.float64]
@@ -100,7 +101,7 @@ def _choose_split(loss: Floats, curved: dict[str, Floats], categories: dict[str,
         for each in range(FOLDS):
             kept = fold != each
             for target in _targets(loss):
-                weights = _logistic_fit(basis.matrix[kept], target[kept])
+                weights = _logistic_fit(basis.matrix[kept], target[kept], _ROUGHLY)
                 cost += _deviance(target[~kept], _logistic(basis.matrix[~kept] @ weights))
         if best is None or cost < best[0]:
             best = cost, split
@@ -167,7 +168,7 @@ def _targets(loss: Floats) -> tuple[Floats, Floats]:
     return np.maximum(loss, 0.0), np.maximum(-loss, 0.0)
 
 
-def _logistic_fit(matrix: Floats, target: Floats) -> Floats:
+def _logistic_fit(matrix: Floats, target: Floats, iterations: int = _ITERATIONS) -> Floats:
     """Ridge logistic regression by Newton steps; the first column is the intercept, which is not shrunk. Targets from 0 to 1."""
     weights = np.zeros(matrix.shape[1])
     mean = float(target.mean())
@@ -178,14 +179,14 @@ def _logistic_fit(matrix: Floats, target: Floats) -> Floats:
     weights[0] = math.log(mean / (1 - mean))
     ridge = np.full(len(weights), RIDGE)
     ridge[0] = 1e-6
-    for _ in range(_ITERATIONS):
+    for _ in range(iterations):
         chance = _logistic(matrix @ weights)
         slope = matrix.T @ (chance - target) + ridge * weights
         bend = (matrix * (chance * (1 - chance))[:, None]).T @ matrix
         bend[np.diag_indices_from(bend)] += ridge
         step = np.linalg.solve(bend, slope)
         weights -= step * min(1.0, 5.0 / max(float(np.abs(step).max()), 1e-12))
-        if float(np.abs(step).max()) < 1e-4:
+        if float(np.abs(step).max()) < 1e-3:
             break
     return weights
 

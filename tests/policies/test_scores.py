@@ -83,7 +83,15 @@ def test_an_impossible_runner_up_is_far_but_finite() -> None:
 
 @pytest.mark.parametrize(
     "given_",
-    [([], None), ([math.nan], None), ([-0.1, None], None), ([-0.1, math.inf], None), ([-0.1], [[-0.1, math.nan]]), ([-0.1], []), ([True], None)],
+    [
+        ([], None),
+        ([math.nan], None),
+        ([-0.1, None], None),
+        ([-0.1, math.inf], None),
+        ([-0.1], [[-0.1, math.nan]]),
+        ([-0.1], []),
+        ([True], None),
+    ],
     ids=["empty", "nan", "none", "inf", "nan in top", "lengths differ", "not a number"],
 )
 def test_what_is_no_evidence_is_unavailable(given_: tuple[list[float], list[list[float]] | None]) -> None:
