@@ -128,3 +128,9 @@ class ExactTest:
         shown = p_value(self.n, worse, better, self.epsilon) <= self.alpha
         (self._enough if shown else self._too_many)[better] = worse
         return shown
+
+
+@lru_cache(maxsize=4)
+def exact_test(n: int, epsilon: float, alpha: float) -> ExactTest:
+    """One test for all calibrations with the same terms in a process: benchmarks make hundreds."""
+    return ExactTest(n, epsilon, alpha)

@@ -18,6 +18,8 @@ from policies.calibration.pairs import SEGMENT, Pairs
 KNOTS = 20
 ROWS_PER_KNOT = 400
 """Fewer rows, fewer knots."""
+TAIL = 0.02
+"""Share of the lines beyond the lowest knot, and beyond the highest."""
 RIDGE = 10.0
 FEW = 12
 """A feature of at most so many whole values is a category."""
@@ -122,8 +124,9 @@ class _Basis:
             space = _space(column)
             x = _stretched(space, column)
             count = max(1, min(KNOTS, rows // ROWS_PER_KNOT))
-            knots = np.unique(np.concatenate(([x.min()], np.quantile(x, np.linspace(0.02, 0.98, count)), [x.max()])))
-            hinges = hinge(x, knots)
+            # Flat beyond the outermost knots: a slope out there would rest on a handful of lines, and may cost all of epsilon.
+            knots = np.unique(np.quantile(x, np.linspace(TAIL, 1 - TAIL, count + 1)))
+            hinges = hinge(np.minimum(x, knots[-1]), knots)
             for group in groups:
                 here = np.ones(rows) if group is None or split is None else (categories[split] == group).astype(np.float64)
                 self.curves.append((name, space, knots, group))

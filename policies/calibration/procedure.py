@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from policies.calibrated import VERSION, Binding, Bounded, Calibration, CalibrationError, Model, Point
 from policies.calibration.betting import capital
-from policies.calibration.exact import ExactTest
+from policies.calibration.exact import ExactTest, exact_test
 from policies.calibration.learn import learn, scored
 from policies.calibration.pairs import Pairs
 
@@ -118,7 +118,7 @@ def credit(model: Model, train: Pairs, lines: int, terms: Terms) -> float:
 def certify(risk: Floats, loss: Floats, grid: Floats, terms: Terms, exact: bool) -> float | None:
     """The last threshold of the walk whose loss was shown to be below epsilon; None where the first already was not."""
     if exact:
-        return _walk_exact(risk, loss, grid, ExactTest(len(loss), terms.epsilon, _alpha(terms)))
+        return _walk_exact(risk, loss, grid, exact_test(len(loss), terms.epsilon, _alpha(terms)))
     return _walk_betting(risk, loss, grid, terms)
 
 
