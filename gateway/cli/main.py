@@ -25,6 +25,7 @@ COMMANDS = {
     "status": "show what a running gateway is doing",
     "rollback": "put the policy before this one back in force",
     "key": "make an API key",
+    "calibrate": "choose, from pairs of answers, when a cascade defers",
 }
 INTERRUPTED = 130
 
