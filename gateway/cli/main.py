@@ -18,11 +18,14 @@ COMMANDS = {
     "check": "say everything that is wrong with a policy file",
     "explain": "walk one request through a policy, or show what was done with one",
     "diff": "say what a change of policy changes",
+    "fit": "fit an OOD detector on texts",
+    "score": "score texts with a detector",
     "schema": "print the JSON Schema of the policy file",
     "reference": "print the reference page of the policy file, or of the metrics",
     "status": "show what a running gateway is doing",
     "rollback": "put the policy before this one back in force",
     "key": "make an API key",
+    "calibrate": "choose, from pairs of answers, when a cascade defers",
 }
 INTERRUPTED = 130
 

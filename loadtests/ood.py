@@ -1,0 +1,132 @@
+"""The OOD detector on CLINC150: AUROC, FPR95 and AUPR on its out-of-scope test prompts, and CPU microseconds a prompt.
+
+`python -m loadtests.ood [--data DIR] [--output json]`. Fits on `train` and calibrates on `val`, as `headgate fit ood` does;
+out-of-scope prompts are only ever scored, once, after everything was chosen. The data is github.com/clinc/oos-eval (CC BY 3.0):
+`data/data_full.json` of it goes to DIR/clinc150/data_full.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from policies.ood.artifact import Detector, dumps, loads
+from policies.ood.energy import SCORES, Scorer
+from policies.ood.fit import Example, fit
+from policies.ood.mixing import auroc, fpr95
+
+ROUNDS = 3
+GOAL = {"auroc": 97.2, "fpr95": 12.0, "us": 100.0}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The OOD detector on CLINC150.")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="holds clinc150/data_full.json (default ../shared/data)")
+    parser.add_argument("--output", choices=("text", "json"), default="text")
+    args = parser.parse_args()
+    path = args.data / "clinc150" / "data_full.json"
+    if not path.exists():
+        print(
+            f"{path} is not there: take data/data_full.json of github.com/clinc/oos-eval (CC BY 3.0), or name its folder by --data",
+            file=sys.stderr,
+        )
+        return 2
+    data = json.loads(path.read_text())
+    result = measure(data)
+    print(json.dumps(result, indent=2))
+    if args.output == "text":
+        print(table(result))
+    return 0
+
+
+def measure(data: dict[str, list[list[str]]]) -> dict[str, Any]:
+    """Fit, then score the test prompts: those of the 150 classes, and the out-of-scope ones."""
+    train, holdout = ([Example(text, label) for text, label in data[name]] for name in ("train", "val"))
+    known = {each.text for each in train}
+    start = time.process_time()
+    fitted = fit(train, [each for each in holdout if each.text not in known], progress=lambda step: print(step, file=sys.stderr))
+    fit_s = time.process_time() - start
+    file = dumps(fitted.detector)
+    detector = loads(file)
+    inside, outside = [text for text, _ in data["test"]], [text for text, _ in data["oos_test"]]
+    found = {name: ranked(*both) for name, both in columns(detector, inside, outside).items()}
+    limit = detector.calibration.threshold(95).score
+    scorer = Scorer(detector.head)
+    kept = statistics.fmean(scorer.score(text).score <= limit for text in inside)
+    return {
+        "machine": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        **found["mix"],
+        **microseconds(detector, [each.text for each in train], inside + outside),
+        "kept_percent_at_95": round(100 * kept, 2),
+        "pseudo_ood": {"auroc": round(fitted.mix.auroc, 2), "fpr95": round(fitted.mix.fpr95, 2), "mix": fitted.mix.shares},
+        "alone": {name: found[name] for name in SCORES},
+        "fit_cpu_s": round(fit_s, 1),
+        "detector_bytes": len(file),
+        "goal": GOAL,
+    }
+
+
+def columns(detector: Detector, inside: list[str], outside: list[str]) -> dict[str, tuple[Any, Any]]:
+    """Each score, and the mix, of both groups."""
+    scorer = Scorer(detector.head)
+    both = [np.stack([row for text in texts if (row := scorer.scores(text)) is not None]) for texts in (inside, outside)]
+    found = {name: (both[0][:, at], both[1][:, at]) for at, name in enumerate(SCORES)}
+    return found | {"mix": (both[0] @ detector.head.mix, both[1] @ detector.head.mix)}
+
+
+def ranked(inside: Any, outside: Any) -> dict[str, float]:
+    return {"auroc": round(auroc(inside, outside), 2), "fpr95": round(fpr95(inside, outside), 2), "aupr": round(aupr(inside, outside), 2)}
+
+
+def aupr(inside: Any, outside: Any) -> float:
+    """Average precision in percent, out-of-scope prompts being the positives."""
+    order = np.argsort(-np.concatenate([inside, outside]), kind="stable")
+    positive = order >= len(inside)
+    precision = np.cumsum(positive) / np.arange(1, len(order) + 1)
+    return float(precision[positive].mean() * 100)
+
+
+def microseconds(detector: Detector, seen: list[str], texts: list[str]) -> dict[str, float]:
+    """CPU a prompt: for a scorer that has served the training texts, and for one that has just started."""
+    warm, cold = [], []
+    for _ in range(ROUNDS):
+        scorer = Scorer(detector.head)
+        cold.append(_timed(scorer, texts))
+        scorer = Scorer(detector.head)
+        _timed(scorer, seen)
+        warm.append(_timed(scorer, texts))
+    return {"us": round(min(warm), 1), "us_cold": round(min(cold), 1)}
+
+
+def _timed(scorer: Scorer, texts: list[str]) -> float:
+    start = time.process_time_ns()
+    for text in texts:
+        scorer.score(text)
+    return (time.process_time_ns() - start) / len(texts) / 1000
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = [f"{'score':14} {'AUROC':>6} {'FPR95':>6} {'AUPR':>6}"]
+    for name, each in {"mix": result, **result["alone"]}.items():
+        lines.append(f"{name:14} {each['auroc']:6.2f} {each['fpr95']:6.2f} {each['aupr']:6.2f}")
+    lines.append(f"{result['us']} us a prompt ({result['us_cold']} us from a cold start)")
+    for name, better in (
+        ("auroc", result["auroc"] >= GOAL["auroc"]),
+        ("fpr95", result["fpr95"] <= GOAL["fpr95"]),
+        ("us", result["us"] <= GOAL["us"]),
+    ):
+        lines.append(f"goal {name} {GOAL[name]}: {'met' if better else 'MISSED'}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,112 @@
+"""Vector to energy: the scores of one text by a fitted head, and the one score they are mixed to.
+
+Every score rises with OOD. All of them are made of one linear map of the features, so what a word adds is computed once and
+kept; the rest is a few small numpy calls. The same text always gives the same bits, kept words or not.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.ood.features import pieces, word_columns
+
+Floats: TypeAlias = NDArray[np.float32]
+Status: TypeAlias = Literal["ok", "unavailable"]
+
+SCORES = ("energy", "joint_energy", "surprise", "distance", "unseen")
+"""In order: energy of the softmax head; energy of the one-against-all heads; -log of the largest softmax probability; one minus
+the cosine to the nearest prototype; share of the text that no training text had."""
+KEPT_WORDS_MAX = 16_384
+"""Words whose sums a scorer keeps; what comes after them is computed each time."""
+
+
+class Head(NamedTuple):
+    """What was trained. K classes, D projected dimensions; `weights` are float16 in the file, float32 here."""
+
+    idf: Floats
+    """(FEATURES,): the weight of each column."""
+    seen: Floats
+    """(FEATURES,): 1 where a training text had the column, else 0."""
+    weights: Floats
+    """(FEATURES, 2K + D): softmax head, one-against-all heads, projection; 0 where not seen, and scaled by `idf` already."""
+    bias: Floats
+    """(2K,)"""
+    prototypes: Floats
+    """(P, D), of unit length."""
+    mix: Floats
+    """(len(SCORES),): the weight of each score in the mix, its scale included."""
+
+    @property
+    def classes(self) -> int:
+        return len(self.bias) // 2
+
+
+class Scored(NamedTuple):
+    """The scores of one text. NaN where unavailable."""
+
+    energy: float
+    score: float
+    status: Status
+
+
+UNAVAILABLE = Scored(float("nan"), float("nan"), "unavailable")
+
+
+class Scorer:
+    """Scores texts by a head. Keeps what it computed for words, up to `KEPT_WORDS_MAX`; not for use by several threads at once."""
+
+    def __init__(self, head: Head) -> None:
+        self._head = head
+        # A column of each squared norm beside the weights, so that one sum over words gives everything.
+        square = head.idf * head.idf
+        self._rows = np.column_stack([head.weights, square * head.seen, square])
+        self._words: dict[str, Floats] = {}
+
+    def score(self, text: str | None) -> Scored:
+        """The energy and the mixed score; `unavailable` for no text, or one without a single word or sign."""
+        scores = self.scores(text) if text is not None else None
+        if scores is None:
+            return UNAVAILABLE
+        return Scored(float(scores[0]), float(scores @ self._head.mix), "ok")
+
+    def scores(self, text: str) -> Floats | None:
+        """All of `SCORES`, or None for a text without a word or sign."""
+        words, pairs = pieces(text)
+        if not words:
+            return None
+        kept = self._words
+        total = np.add.reduce([kept[word] if word in kept else self._word(word) for word in words])
+        if pairs:
+            total = total + np.add.reduce(self._rows[list(pairs)])
+        row: Floats = from_sums(self._head, total[None])[0]
+        return row
+
+    def _word(self, word: str) -> Floats:
+        columns = word_columns(word)
+        row: Floats = np.add.reduce(self._rows[columns])
+        if len(set(columns)) < len(columns):
+            # A column that stands twice counts four times in a squared length. Those that two words share are not looked for.
+            distinct, times = np.unique(columns, return_counts=True)
+            row[-2:] = (times * times).astype(np.float32) @ self._rows[distinct, -2:]
+        if len(self._words) < KEPT_WORDS_MAX:
+            self._words[word] = row
+        return row
+
+
+def from_sums(head: Head, sums: Floats) -> Floats:
+    """(n, len(SCORES)) from the summed rows of n texts: weights first, then the squared norms of what was seen and of all."""
+    classes = head.classes
+    norm = np.sqrt(sums[:, -1:])
+    logits = sums[:, : 2 * classes] / norm + head.bias
+    softmax, against = logits[:, :classes], logits[:, classes:]
+    top = softmax.max(axis=1)
+    energy = -(top + np.log(np.exp(softmax - top[:, None]).sum(axis=1)))
+    joint = -np.logaddexp(0, against).sum(axis=1)
+    place = sums[:, 2 * classes : -2]
+    length = np.sqrt(np.square(place).sum(axis=1))
+    nearest = (head.prototypes @ place.T).max(axis=0) / np.maximum(length, np.float32(1e-9))
+    unseen = 1 - sums[:, -2] / sums[:, -1]
+    return np.stack([energy, joint, -top - energy, 1 - nearest, unseen], axis=1).astype(np.float32)
