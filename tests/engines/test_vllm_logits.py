@@ -58,7 +58,7 @@ async def test_evidence_is_what_the_policy_says_or_there_is_an_alert(running: Ga
 
 async def test_an_engine_that_dies_behind_its_server_is_found_out_and_failed_over(running: Gateway, vllm_logits: Engine) -> None:
     async with running.client() as http:
-        endless = chat("safe", TICKET, max_tokens=1900, stream=True, **ENDLESS)
+        endless = chat("safe", TICKET, max_tokens=1900, stream=True, n=8, **ENDLESS)
         async with http.stream("POST", "/v1/chat/completions", json=endless) as answer:
             received = b""
             async for piece in answer.aiter_bytes():
