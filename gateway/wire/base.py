@@ -9,6 +9,8 @@ from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
+from gateway.wire.request import Request
+
 
 class ServerLimits(msgspec.Struct, frozen=True):
     """What one client may cost before it is answered. Every timeout is swept a few times a second, not timed one by one."""
@@ -43,24 +45,6 @@ class ClientLimits(msgspec.Struct, frozen=True):
     """Idle connections kept."""
     idle_timeout_s: float = 30.0
     connect_timeout_s: float = 2.0
-
-
-class Request:
-    """One parsed request, its body complete."""
-
-    __slots__ = ("body", "headers", "method", "path", "peer", "query", "started")
-
-    method: bytes
-    path: bytes
-    """Percent-encoded as sent, without the query."""
-    query: bytes
-    headers: dict[bytes, bytes]
-    """Lower-case names; repeated ones joined with ", ", a repeated host, content-length, authorization or content-type is refused."""
-    body: bytes
-    peer: str
-    """The client's address, without the port; "" on a Unix socket."""
-    started: float
-    """loop.time() of the first byte of the request."""
 
 
 class Observer(Protocol):

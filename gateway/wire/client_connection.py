@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast, final
 
 import httptools
 
 from gateway.wire.base import FailureKind, WireFailure
 from gateway.wire.heads import fields_bytes, has_no_body
+from gateway.wire.known_head import learn
 
 if TYPE_CHECKING:
     from gateway.wire.pool import Pool, PoolTicket
@@ -26,8 +27,10 @@ class _Stop(Exception):  # noqa: N818  (a callback says "enough": httptools take
     pass
 
 
-class ClientConnection(asyncio.Protocol):
-    """Serves one ticket at a time; between two it lies idle in its pool, where whatever the backend sends is a fault."""
+@final
+class ClientConnection:
+    """An `asyncio.Protocol`. Serves one ticket at a time; between two it lies idle in its pool, where whatever the backend sends is
+    a fault."""
 
     __slots__ = (
         "_body",
@@ -72,6 +75,8 @@ class ClientConnection(asyncio.Protocol):
         self._is_head = False
         self._interim = self._until_close = self._reusable = False
         self._fault = ""
+        self._parser: Any = None
+        self._feed: Any = None
         self._new_parser()
         self._reset()
 
@@ -151,8 +156,13 @@ class ClientConnection(asyncio.Protocol):
             return
         ticket.heard = True
         fault = None
+        pool = self._pool
         if not self._head_told:
+            first = not self._head_bytes and not self._is_head
             self._head_bytes += len(data)
+            if first and pool.known is not None and (whole := pool.known.body(data)) is not None:
+                self._take_known(ticket, pool.known.headers(whole), whole)
+                return
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
@@ -165,6 +175,8 @@ class ClientConnection(asyncio.Protocol):
                     self._fail("protocol", fault)
                 return
             self._head_told = True
+            if first and self._complete and self._reusable and self._status == 200 and fault is None:
+                pool.known = learn(data, self._head)
             ticket.receiver.response_head(self._status, self._head)
             if self._ticket is not ticket:
                 return
@@ -185,6 +197,14 @@ class ClientConnection(asyncio.Protocol):
             if self._quiet > self._pool.limits.head_bytes_max:
                 self._fail("protocol", "its body stands still between two chunks")
 
+    def _take_known(self, ticket: PoolTicket, headers: dict[bytes, bytes], body: bytes) -> None:
+        """A whole response whose head is known."""
+        ticket.receiver.response_head(200, headers)
+        if self._ticket is ticket:
+            ticket.receiver.response_body(body)
+            if self._ticket is ticket:
+                self._finish(ticket, reusable=True)
+
     def eof_received(self) -> bool:
         return False  # close; connection_lost knows what it means
 
@@ -200,7 +220,7 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self._fail("closed", "the backend closed the connection without a response")
         # The parser holds this connection's methods, and this connection the parser.
-        del self._parser, self._feed
+        self._parser = self._feed = None
 
     # What the parser calls, inside of data_received
 

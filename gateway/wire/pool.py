@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import ssl as tls
 from collections.abc import Sequence
+from typing import cast, final
 
 from gateway.tasks import TaskGroup
 from gateway.wire.base import ClientLimits, Receiver, WireFailure
 from gateway.wire.client_connection import ClientConnection
+from gateway.wire.known_head import KnownHead
 from gateway.wire.ticker import Ticker
 
 
@@ -31,6 +33,7 @@ class _Deaf:
 _DEAF = _Deaf()
 
 
+@final
 class PoolTicket:
     """`base.Ticket`: one request, first waiting for its connection, then on it, then over.
 
@@ -79,6 +82,7 @@ class PoolTicket:
         receiver.response_failed(failure)
 
 
+@final
 class Pool:
     """`base.RequestSender` for one host and port. The name is resolved again for every connection that is opened.
 
@@ -109,6 +113,8 @@ class Pool:
         self._opening = 0
         self._openers = TaskGroup()
         self._closed = False
+        self.known: KnownHead | None = None
+        """The head of the last whole 200 that came in one read."""
         ticker.register(self._sweep)
 
     @property
@@ -157,9 +163,10 @@ class Pool:
     async def _open(self, ticket: PoolTicket, parts: Sequence[bytes], connect_timeout_s: float) -> None:
         try:
             async with asyncio.timeout(connect_timeout_s):
-                _, connection = await self._loop.create_connection(
-                    lambda: ClientConnection(self), self._host, self._port, ssl=self._ssl, server_hostname=self._server_hostname
+                _, protocol = await self._loop.create_connection(
+                    self._new_connection, self._host, self._port, ssl=self._ssl, server_hostname=self._server_hostname
                 )
+            connection = cast(ClientConnection, protocol)
             self.adopt(connection)
         except TimeoutError:
             ticket.fail(WireFailure("timeout_connect", f"{self.address}: no connection within {connect_timeout_s:g} s"))
@@ -175,6 +182,9 @@ class Pool:
                 connection.send(ticket, parts)
         finally:
             self._opening -= 1
+
+    def _new_connection(self) -> asyncio.Protocol:
+        return cast(asyncio.Protocol, ClientConnection(self))
 
     # For ClientConnection, and for tests that bring their own
 

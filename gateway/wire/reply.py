@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 from gateway.wire.base import Observer
 from gateway.wire.heads import has_no_body, status_line
-from gateway.wire.request_reader import ParsedRequest
+from gateway.wire.request import Request
 
 if TYPE_CHECKING:
     from gateway.wire.server_connection import ServerConnection
@@ -25,12 +25,13 @@ def _chunk(data: bytes) -> bytes:
     return _CHUNK_HEADS[size] + data + b"\r\n" if size < 1024 else b"%x\r\n%b\r\n" % (size, data)
 
 
+@final
 class ConnectionReply:
     """`base.Reply` on a server connection. It lets go of the connection when the answer ends, and so cannot write to it again."""
 
     __slots__ = ("_chunked", "_connection", "_head_only", "_http10", "_keep_alive", "_transport", "bytes_out", "observer", "started")
 
-    def __init__(self, connection: ServerConnection, transport: asyncio.Transport, request: ParsedRequest) -> None:
+    def __init__(self, connection: ServerConnection, transport: asyncio.Transport, request: Request) -> None:
         self.observer: Observer | None = None
         self.started = False
         self.bytes_out = 0

@@ -7,13 +7,14 @@ collect; the one thing they raise is `_Stop`, once the fault has been noted.
 from __future__ import annotations
 
 import logging
-from typing import NoReturn
+from typing import Any, NoReturn, final
 
 import httptools
-import msgspec
 
-from gateway.wire.base import Request, ServerLimits
+from gateway.wire.base import ServerLimits
 from gateway.wire.heads import fields_bytes, is_host, split_target
+from gateway.wire.known_head import KnownHead, learn
+from gateway.wire.request import Request
 
 log = logging.getLogger(__name__)
 
@@ -21,36 +22,30 @@ log = logging.getLogger(__name__)
 _NEVER_REPEATED = frozenset((b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type"))
 
 
-class Fault(msgspec.Struct, frozen=True):
+@final
+class Fault:
     """Why nothing more can be read from a client: the status that it is answered with, and a sentence."""
 
-    status: int
-    message: str
+    __slots__ = ("message", "status")
 
-
-class ParsedRequest(Request):
-    """A request and what its connection must know to answer it."""
-
-    __slots__ = ("http10", "keep_alive")
-
-    http10: bool
-    keep_alive: bool
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        self.message = message
 
 
 class _Stop(Exception):  # noqa: N818  (it is how a callback says "enough", not an error)
     pass
 
 
+@final
 class RequestReader:
     """Parses what one client sends. After `feed`, complete requests wait in `ready`; after a `fault` it must not be fed again."""
 
     __slots__ = (
         "_body",
-        "_good_host",
         "_headers",
-        "_last_line",
-        "_last_target",
-        "_line_known",
+        "_known",
+        "_known_line",
         "_parser",
         "_peer",
         "_quiet",
@@ -68,14 +63,13 @@ class RequestReader:
 
     def __init__(self, limits: ServerLimits, peer: str) -> None:
         self.limits = limits
-        """May be replaced between two requests."""
+        """May be replaced between two requests, by `bound_by`."""
         self._peer = peer
-        self._parser = httptools.HttpRequestParser(self)
-        # What a client sends with every request is checked with the first.
-        self._good_host: bytes | None = None
-        self._last_line = b"\0"  # which starts no request
-        self._last_target = (b"", b"", b"")
-        self.ready: list[ParsedRequest] = []
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._known: KnownHead | None = None
+        """The head of the last request, and below what it asked for."""
+        self._known_line = (b"", b"", b"")
+        self.ready: list[Request] = []
         self.fault: Fault | None = None
         self.started = 0.0
         """loop.time() of the first byte of the request being read."""
@@ -89,21 +83,42 @@ class RequestReader:
         self.begun = False
         """Bytes of a request have come that is not complete."""
         self.in_body = False
-        self._line_known = False
-        """It began with the request line of the last one, an HTTP/1.1 one, byte for byte."""
         self._url = b""
         self._repeats = 0
-        self._request: ParsedRequest | None = None
+        self._request: Request | None = None
         self._body: bytes | bytearray = b""
         self._quiet = 0
         """Bytes since the request's first, its head's end or the last piece of its body."""
 
+    def bound_by(self, limits: ServerLimits) -> None:
+        """Between two requests: these limits from here on."""
+        if limits is not self.limits:
+            self.limits = limits
+            self._known = None
+
     def feed(self, data: bytes, now: float) -> None:
-        """Parse one read. Never raises."""
-        if not self.begun:
-            self.begun = True
+        """Take one read. Never raises."""
+        first = not self.begun
+        if first:
             self.started = now
-            self._line_known = data.startswith(self._last_line)
+            known = self._known
+            if known is not None and (body := known.body(data)) is not None and len(body) <= self.limits.body_bytes_max:
+                method, path, query = self._known_line
+                self.ready.append(Request(method, path, query, known.headers(body), self._peer, now, body))
+                return
+            self.begun = True
+        self._parse(data, now)
+        if first and len(self.ready) == 1 and not self.begun and self.fault is None:
+            self._learn(data, self.ready[0])
+
+    def _learn(self, data: bytes, request: Request) -> None:
+        """The next request may well have the same head."""
+        self._known = None
+        if request.keep_alive and not request.http10 and b"expect" not in request.headers:
+            self._known = learn(data, request.headers)
+            self._known_line = request.method, request.path, request.query
+
+    def _parse(self, data: bytes, now: float) -> None:
         # httptools keeps an unfinished field to itself, so a head or trailer that never ends is seen only here.
         self._quiet += len(data)
         try:
@@ -122,7 +137,7 @@ class RequestReader:
 
     def close(self) -> None:
         """Break the cycle between parser and callbacks."""
-        del self._parser
+        self._parser = None
 
     def _stop(self, status: int, message: str) -> NoReturn:
         self.fault = Fault(status, message)
@@ -158,32 +173,6 @@ class RequestReader:
         if self._quiet > limits.head_bytes_max and len(url) + fields_bytes(headers) > limits.head_bytes_max:
             self._stop(431, "The request's headers are too large.")
         method: bytes = self._parser.get_method()
-        http10 = not self._line_known and self._check_line(method, url)
-        host = headers.get(b"host")
-        if host is None or host != self._good_host:
-            self._check_host(host, required=not http10)
-        length = headers.get(b"content-length")
-        if length is not None and int(length) > limits.body_bytes_max:
-            self._stop(413, f"The request's body is larger than {limits.body_bytes_max} bytes.")
-        if b"transfer-encoding" in headers or b"expect" in headers:
-            self._check_framing(headers, length, http10)
-        if b"upgrade" in headers and self._parser.should_upgrade():
-            return  # feed will hear of it
-        request = self._request = ParsedRequest()
-        request.method = method
-        request.path, request.query, authority = self._last_target
-        if authority:
-            headers[b"host"] = authority
-        request.headers = headers
-        request.peer = self._peer
-        request.started = self.started
-        request.http10 = http10
-        self._headers = {}
-        self._quiet = 0
-        self.in_body = True
-
-    def _check_line(self, method: bytes, url: bytes) -> bool:
-        """Split the target. Returns whether the client speaks HTTP/1.0."""
         version = self._parser.get_http_version()
         http10: bool = version == "1.0"
         if version != "1.1" and not http10:
@@ -193,17 +182,26 @@ class RequestReader:
         target = split_target(method, url)
         if target is None:
             self._stop(400, "The request's target is not a path.")
-        self._last_target = target
-        self._last_line = b"\0" if http10 else b"%b %b HTTP/1.1\r\n" % (method, url)
-        return http10
-
-    def _check_host(self, host: bytes | None, *, required: bool) -> None:
-        if host is not None:
-            if not is_host(host):
-                self._stop(400, "The request's Host header is not a host.")
-            self._good_host = host
-        elif required:
-            self._stop(400, "The request has no Host header.")
+        host = headers.get(b"host")
+        if host is None:
+            if not http10:
+                self._stop(400, "The request has no Host header.")
+        elif not is_host(host):
+            self._stop(400, "The request's Host header is not a host.")
+        length = headers.get(b"content-length")
+        if length is not None and int(length) > limits.body_bytes_max:
+            self._stop(413, f"The request's body is larger than {limits.body_bytes_max} bytes.")
+        if b"transfer-encoding" in headers or b"expect" in headers:
+            self._check_framing(headers, length, http10)
+        if b"upgrade" in headers and self._parser.should_upgrade():
+            return  # feed will hear of it
+        path, query, authority = target
+        if authority:
+            headers[b"host"] = authority
+        self._request = Request(method, path, query, headers, self._peer, self.started, b"", http10)
+        self._headers = {}
+        self._quiet = 0
+        self.in_body = True
 
     def _check_framing(self, headers: dict[bytes, bytes], length: bytes | None, http10: bool) -> None:
         """RFC 9112 section 6. llhttp has already refused a message with both, or with a length that is not a number."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast, final
 
 from gateway.wire.base import Handler, ServerLimits
 from gateway.wire.server_connection import ServerConnection
@@ -39,6 +39,7 @@ class NoHooks:
         pass
 
 
+@final
 class Server:
     """Give `factory` to `loop.create_server`; `handler` is then called once for every request, and must not raise.
 
@@ -60,8 +61,8 @@ class Server:
         self._drained: asyncio.Future[None] | None = None
         ticker.register(self._sweep)
 
-    def factory(self) -> ServerConnection:
-        return ServerConnection(self)
+    def factory(self) -> asyncio.Protocol:
+        return cast(asyncio.Protocol, ServerConnection(self))
 
     @property
     def connections_open(self) -> int:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import select
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, cast, final
 
 from gateway.wire.heads import status_line
 from gateway.wire.reply import ConnectionReply
@@ -27,8 +27,9 @@ _PIECE_BYTES = 2048
 """What was kept is parsed in pieces of this size, so that few requests are parsed before the first of them is answered."""
 
 
-class ServerConnection(asyncio.Protocol):
-    """Reading: a request is parsed when the one before it has been answered; what comes meanwhile is kept as bytes.
+@final
+class ServerConnection:
+    """An `asyncio.Protocol`. Reading: a request is parsed when the one before it has been answered; what comes meanwhile is kept as bytes.
 
     Four states: waiting for a request (not `_busy`), answering one (`_reply`), between two that came together (`_busy` alone),
     and over (`_over`: a last answer is on its way out, what still comes in is thrown away).
@@ -80,7 +81,7 @@ class ServerConnection(asyncio.Protocol):
             return
         reader, server = self._reader, self.server
         if not reader.begun:
-            reader.limits = server.limits  # a reload may have changed them
+            reader.bound_by(server.limits)  # a reload may have changed them
         reader.feed(data, server.now())
         if reader.ready or reader.fault:
             self._busy = True

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gateway.wire.base import Reply, Request
+from gateway.wire.base import Reply
 from gateway.wire.client_connection import ClientConnection
 from gateway.wire.fake import FakeTransport
+from gateway.wire.request import Request
 from tests.gateway.wire.rig import Listener, PoolRig, ServerRig
 
 GET = b"POST /a HTTP/1.1\r\nHost: h\r\ncontent-length: 1\r\n\r\nx"

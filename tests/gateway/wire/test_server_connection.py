@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.wire.base import Reply, Request, ServerLimits
+from gateway.wire.base import Reply, ServerLimits
+from gateway.wire.request import Request
 from tests.gateway.wire.rig import DATE, ServerRig
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from gateway.wire.base import ClientLimits, Handler, Reply, Request, ServerLimits
+from gateway.wire.base import ClientLimits, Handler, Reply, ServerLimits
 from gateway.wire.pool import Pool
+from gateway.wire.request import Request
 from gateway.wire.server import Server
 from gateway.wire.ticker import Ticker
 from gateway.wire.tls import client_context, server_context
