@@ -30,11 +30,12 @@ from gateway.protocol.errors import error_body, kind_of
 from gateway.server.accept import Acceptor
 from gateway.settings import Settings
 from gateway.telemetry import logs
-from gateway.telemetry.counters import Counters, Sample
+from gateway.telemetry.counters import Counters
+from gateway.telemetry.sample import Sample
+from gateway.upstream.address import Address
 from gateway.upstream.base import Upstream
 from gateway.upstream.http import HttpUpstream
 from gateway.upstream.kinds import replica_urls
-from gateway.upstream.replica import Address
 from gateway.wire import tls
 from gateway.wire.base import ClientLimits, ServerLimits
 from gateway.wire.pool import Pool

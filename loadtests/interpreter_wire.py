@@ -12,10 +12,11 @@ import sys
 import time
 from typing import Any, cast
 
-from gateway.wire.base import ClientLimits, Reply, Request, ServerLimits, WireFailure
+from gateway.wire.base import ClientLimits, Reply, ServerLimits, WireFailure
 from gateway.wire.client_connection import ClientConnection
 from gateway.wire.fake import FakeLoop, FakeTransport
 from gateway.wire.pool import Pool
+from gateway.wire.request import Request
 from gateway.wire.server import Server
 from gateway.wire.ticker import Ticker
 

@@ -148,3 +148,13 @@ def call(backend: str, hold: Hold = HOLD_NONE) -> Generator[Call, Outcome, Outco
     """The typed way to yield `Call`: `outcome = yield from call("small")`."""
     outcome = yield Call(backend, hold)
     return outcome
+
+
+def advance(plan: Plan, result: Result | None) -> Verb | Verdict:
+    """Send the plan what came of its last verb (None: start it); the next verb, or the verdict it ends with. Whatever the plan raises
+    is raised."""
+    try:
+        return plan.send(result)  # type: ignore[arg-type]  # None starts a generator
+    except StopIteration as stop:
+        verdict: Verdict = stop.value
+        return verdict

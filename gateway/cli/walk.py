@@ -14,7 +14,7 @@ from gateway.exchange.leg import REQUEST_FAULTS
 from gateway.protocol.body import decode
 from gateway.server.accept import check_conversation, no_route
 from gateway.upstream.kinds import objection
-from gateway.wire.base import Request
+from gateway.wire.request import Request
 from policies.match import CompiledMatch
 from policies.plan import CALLS_MAX, Answer, Call, CallError, Endpoint, ErrorKind, Features, Hold, Outcome, Plan, Refuse
 from policies.schema import Key
@@ -64,8 +64,7 @@ def explain(
 ) -> Explanation:
     """Walk one request; `failures` are the backends that are assumed to fail, every other one answers. Raises ApiError where
     the request itself is refused before it is routed."""
-    request = Request()
-    request.headers = {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in headers.items()}
+    request = Request(b"POST", b"", b"", {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in headers.items()})
     body = decode(raw, endpoint)
     known = features(EXCHANGE_ID, request, body, key, snapshot.needs)
     considered = tuple(consider(snapshot, known, key))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from asyncio import TimerHandle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 from gateway.errors import ApiError
 from gateway.exchange.failure import RETRY_AFTER_S, api_error, retry_lines
@@ -22,11 +22,12 @@ from gateway.telemetry.trace_context import child_header
 from gateway.upstream.base import Ask
 from gateway.upstream.kinds import objection
 from gateway.wire.base import Reply
-from policies.plan import CALLS_MAX, Call, CallError, Outcome, Refuse, Verdict
+from policies.plan import CALLS_MAX, Call, CallError, Outcome, Refuse, Verdict, advance
 
 log = logging.getLogger(__name__)
 
 
+@final
 class Exchange:
     """One client request and every call made for it."""
 
@@ -96,18 +97,17 @@ class Exchange:
         """Feed the plan until it waits for a call that is under way, or has ended."""
         self._resuming = True
         try:
-            while True:
-                verb = self.order.plan.send(outcome)  # type: ignore[arg-type]  # None starts a generator
+            while isinstance(step := advance(self.order.plan, outcome), Call):
                 self._pending = None
-                outcome = self._call(verb) or self._pending
+                outcome = self._call(step) or self._pending
                 if outcome is None:
                     return
-        except StopIteration as stop:
-            self._conclude(stop.value)
         except Exception:
             self._policy_failed()
+            return
         finally:
             self._resuming = False
+        self._conclude(step)
 
     def _policy_failed(self) -> None:
         """To be called where the exception is at hand."""
@@ -122,7 +122,7 @@ class Exchange:
         order, body = self.order, self.body
         target = order.targets[verb.backend]
         backend = target.backend
-        span_id = f"{self._site.new_id(64):016x}"
+        span_id = self._site.new_id(64).to_bytes(8, "big").hex()
         leg = Leg(self, index, target, verb.hold, span_id, self.now())
         self.legs.append(leg)
         if not target.watched.isdisjoint(body.names) and (error := objection(backend, body)) is not None:

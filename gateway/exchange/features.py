@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.protocol.body import Body
-from gateway.wire.base import Request
+from gateway.wire.request import Request
 from policies import schema
 from policies.plan import Features
 from policies.snapshot import Needs

@@ -5,7 +5,7 @@ before it judges, and, once it is the answer, straight on to the client.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 from gateway.protocol.errors import read_error, read_error_names
 from gateway.protocol.reply import ReplyFacts, read_reply
@@ -24,6 +24,7 @@ REQUEST_FAULTS = frozenset({400, 405, 409, 411, 413, 414, 415, 416, 422, 431})
 """Statuses by which a backend refuses the request itself: another one would say the same."""
 
 
+@final
 class Leg:
     """Hears one call's reply (`gateway.upstream.base.ReplyReceiver`)."""
 

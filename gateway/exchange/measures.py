@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import final
+
 from gateway.telemetry.counters import Counter, Counters
 from policies import schema
 
 
+@final
 class BackendMeasures:
     """Tokens and cost of one backend on one route."""
 
@@ -31,6 +34,7 @@ class BackendMeasures:
         return cost
 
 
+@final
 class RouteMeasures:
     """Everything counted about one route."""
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from asyncio import TimerHandle
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
-
-import msgspec
+from typing import TYPE_CHECKING, final
 
 from gateway.exchange.measures import RouteMeasures
 from gateway.exchange.recording import ContentKeeper
@@ -20,43 +18,101 @@ if TYPE_CHECKING:
     from gateway.exchange.executor import Exchange
 
 
-class Site(msgspec.Struct, frozen=True):
+@final
+class Site:
     """What every exchange of a worker shares."""
 
-    now: Callable[[], float]
-    call_later: Callable[..., TimerHandle]
-    new_id: Callable[[int], int]
-    """So many random bits."""
-    emit: Callable[[ExchangeRecord], None]
-    left: Callable[[str], None]
-    """Counts a client that left, by phase."""
-    in_flight: set[Exchange]
-    """Exchanges under way."""
+    __slots__ = ("call_later", "emit", "in_flight", "left", "new_id", "now")
+
+    def __init__(
+        self,
+        *,
+        now: Callable[[], float],
+        call_later: Callable[..., TimerHandle],
+        new_id: Callable[[int], int],
+        emit: Callable[[ExchangeRecord], None],
+        left: Callable[[str], None],
+        in_flight: set[Exchange],
+    ) -> None:
+        self.now = now
+        self.call_later = call_later
+        self.new_id = new_id
+        """So many random bits."""
+        self.emit = emit
+        self.left = left
+        """Counts a client that left, by phase."""
+        self.in_flight = in_flight
+        """Exchanges under way."""
 
 
-class Order(msgspec.Struct):
+@final
+class Order:
     """One request, decided: what is to be done, and whose it is."""
 
-    exchange_id: str
-    request_id: str
-    route: str
-    plan: Plan
-    targets: Mapping[str, Target]
-    measures: RouteMeasures
-    policy_version: str
-    release: Callable[[], None]
-    """Gives the snapshot's lease back."""
-    body: Body
-    path: bytes
-    trace: TraceContext
-    started: float
-    deadline: float
-    key: str = ""
-    debug: bool = False
-    unit: str = ""
-    segments: tuple[tuple[str, str], ...] = ()
-    keep_alive_after: float | None = None
-    content: ContentKeeper | None = None
+    __slots__ = (
+        "body",
+        "content",
+        "deadline",
+        "debug",
+        "exchange_id",
+        "keep_alive_after",
+        "key",
+        "measures",
+        "path",
+        "plan",
+        "policy_version",
+        "release",
+        "request_id",
+        "route",
+        "segments",
+        "started",
+        "targets",
+        "trace",
+        "unit",
+    )
+
+    def __init__(
+        self,
+        exchange_id: str,
+        request_id: str,
+        route: str,
+        plan: Plan,
+        targets: Mapping[str, Target],
+        measures: RouteMeasures,
+        policy_version: str,
+        release: Callable[[], None],
+        body: Body,
+        path: bytes,
+        trace: TraceContext,
+        started: float,
+        deadline: float,
+        key: str = "",
+        debug: bool = False,
+        unit: str = "",
+        segments: tuple[tuple[str, str], ...] = (),
+        keep_alive_after: float | None = None,
+        content: ContentKeeper | None = None,
+    ) -> None:
+        self.exchange_id = exchange_id
+        self.request_id = request_id
+        self.route = route
+        self.plan = plan
+        self.targets = targets
+        self.measures = measures
+        self.policy_version = policy_version
+        self.release = release
+        """Gives the snapshot's lease back."""
+        self.body = body
+        self.path = path
+        self.trace = trace
+        self.started = started
+        self.deadline = deadline
+        self.key = key
+        self.debug = debug
+        self.unit = unit
+        self.segments = segments
+        self.keep_alive_after = keep_alive_after
+        self.content = content
 
     def head(self, content_type: bytes, backend: str, reason: str) -> bytes:
         """The answer's header lines; `backend` is who served, "" where nobody did."""

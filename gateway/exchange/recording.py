@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 from gateway.link.messages import AttemptRecord, CallRecord, Content, ExchangeRecord
 from gateway.protocol.stream import Usage
@@ -17,6 +17,7 @@ CONTENT_BYTES_MAX = 256 * 1024
 """Of the request and of the response, each, that a record keeps."""
 
 
+@final
 class ContentKeeper:
     """Keeps what was asked and served, bounded, where the policy stores content. Redaction is the controller's."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import final
 
 import msgspec
 
@@ -17,6 +18,7 @@ PREPARED_MAX = 4
 """Prepared versions waiting for their swap: a controller that never swaps must not pile them up."""
 
 
+@final
 class Target:
     """A backend that a plan may call: how it is reached, and what the policy says of it."""
 
@@ -28,6 +30,7 @@ class Target:
         self.watched = watched(backend)
 
 
+@final
 class Live:
     """One policy version with everything it needs to serve."""
 
@@ -56,6 +59,7 @@ class Live:
             self._on_retired(self)
 
 
+@final
 class Snapshots:
     """What is in force and what is prepared. Preparing may fail and changes nothing; swapping cannot fail.
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from gateway.telemetry.counters import Sample
+from gateway.telemetry.sample import Sample
 
 LINK_VERSION = 1
 
@@ -117,6 +117,27 @@ class Records(msgspec.Struct, frozen=True, tag="records"):
 
     sequence: int
     records: list[ExchangeRecord]
+
+
+class EncodedRecords(msgspec.Struct, frozen=True, tag="records"):
+    """`Records`, each of them encoded already."""
+
+    sequence: int
+    records: list[msgspec.Raw]
+
+
+class OutboxLimits(msgspec.Struct, frozen=True):
+    """What a controller that is away, stopped or slow may cost a worker."""
+
+    records_max: int = 100_000
+    bytes_max: int = 64 * 1024 * 1024
+    """Spill and unacknowledged batches together."""
+    record_bytes_max: int = 4 * 1024 * 1024
+    """A longer record loses its content."""
+    batch_records_max: int = 512
+    batch_bytes_max: int = 256 * 1024
+    window_batches_max: int = 64
+    """Batches sent and not acknowledged."""
 
 
 class Totals(msgspec.Struct, frozen=True, tag="totals"):

@@ -7,42 +7,27 @@ kept never exceeds its bounds.
 from __future__ import annotations
 
 from collections import deque
+from typing import final
 
 import msgspec
 
 from gateway.errors import LinkError
 from gateway.link.framing import encode_frame
-from gateway.link.messages import Content, ExchangeRecord
+from gateway.link.messages import Content, EncodedRecords, ExchangeRecord, OutboxLimits
 from gateway.telemetry.counters import Counters
 
 
-class OutboxLimits(msgspec.Struct, frozen=True):
-    """What a controller that is away, stopped or slow may cost a worker."""
+@final
+class _Sent:
+    __slots__ = ("frame", "records", "sequence")
 
-    records_max: int = 100_000
-    bytes_max: int = 64 * 1024 * 1024
-    """Spill and unacknowledged batches together."""
-    record_bytes_max: int = 4 * 1024 * 1024
-    """A longer record loses its content."""
-    batch_records_max: int = 512
-    batch_bytes_max: int = 256 * 1024
-    window_batches_max: int = 64
-    """Batches sent and not acknowledged."""
+    def __init__(self, sequence: int, frame: bytes, records: int) -> None:
+        self.sequence = sequence
+        self.frame = frame
+        self.records = records
 
 
-class _Batch(msgspec.Struct, frozen=True, tag="records"):
-    """`messages.Records`, whose records are encoded already."""
-
-    sequence: int
-    records: list[msgspec.Raw]
-
-
-class _Sent(msgspec.Struct, frozen=True):
-    sequence: int
-    frame: bytes
-    records: int
-
-
+@final
 class Outbox:
     """Records on their way out, first in, first out."""
 
@@ -90,7 +75,10 @@ class Outbox:
             return
         if len(data) > self._limits.record_bytes_max:
             self.drop("too_large", 1)
-        elif len(self) >= self._limits.records_max or self.bytes_held + len(data) > self._limits.bytes_max:
+        elif (
+            len(self._spill) + self._window_records >= self._limits.records_max
+            or self._spill_bytes + self._window_bytes + len(data) > self._limits.bytes_max
+        ):
             self.drop("spill_full", 1)
         else:
             self._spill.append(data)
@@ -135,10 +123,10 @@ class Outbox:
     def _append(self, records: list[msgspec.Raw]) -> None:
         self._sequence += 1
         try:
-            frame = encode_frame(_Batch(self._sequence, records))
+            frame = encode_frame(EncodedRecords(self._sequence, records))
         except LinkError:  # cannot be: both limits of a batch are far below a frame's
             self.drop("too_large", len(records))
-            frame = encode_frame(_Batch(self._sequence, []))
+            frame = encode_frame(EncodedRecords(self._sequence, []))
             records = []
         self._window.append(_Sent(self._sequence, frame, len(records)))
         self._window_bytes += len(frame)
@@ -158,4 +146,4 @@ class Outbox:
 
     def note_depth(self) -> None:
         """Bring the gauge up to date."""
-        self._depth.value = len(self)
+        self._depth.value = float(len(self))

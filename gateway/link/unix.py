@@ -16,9 +16,10 @@ import msgspec
 
 from gateway.errors import LinkError
 from gateway.link.framing import FrameReader, encode_frame
-from gateway.link.messages import Ack, Down, ExchangeRecord, Hello, Totals, Up
-from gateway.link.outbox import Outbox, OutboxLimits
-from gateway.telemetry.counters import Counters, Sample
+from gateway.link.messages import Ack, Down, ExchangeRecord, Hello, OutboxLimits, Totals, Up
+from gateway.link.outbox import Outbox
+from gateway.telemetry.counters import Counters
+from gateway.telemetry.sample import Sample
 
 log = logging.getLogger(__name__)
 

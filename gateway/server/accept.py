@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from ipaddress import ip_address
+from typing import final
 
 from gateway.errors import ApiError
 from gateway.exchange.executor import Exchange
@@ -22,7 +23,8 @@ from gateway.protocol.models import render_models
 from gateway.server.models import answer_model
 from gateway.server.refusal import refusal_record
 from gateway.telemetry.trace_context import TraceContext, continue_trace
-from gateway.wire.base import Reply, Request
+from gateway.wire.base import Reply
+from gateway.wire.request import Request
 from policies import schema
 from policies.hashing import CONTENT_RULE, sample
 from policies.plan import Endpoint
@@ -38,9 +40,12 @@ ENDPOINTS: dict[bytes, Endpoint] = {
     b"/v1/messages": "messages",
 }
 MODELS = b"/v1/models"
+NEVER_ZERO = 1 << 192 | 1 << 64 | 1
+"""An id of zeros means "none" to a tracer."""
 SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
+@final
 class Acceptor:
     """Answers requests of the data listener (`gateway.wire.base.Handler`)."""
 
@@ -52,8 +57,10 @@ class Acceptor:
 
     def handle(self, request: Request, reply: Reply) -> None:
         """Answer a request, now or through the exchange that it becomes."""
-        # Ids begin with the second, so that the store appends to its index instead of touching a page of it for every record.
-        exchange_id = f"{int(time.time()):08x}{self._site.new_id(64):016x}"
+        # One draw for every id: of the exchange 16 digits, of its trace 32, of its span 16.
+        digits = (self._site.new_id(256) | NEVER_ZERO).to_bytes(32, "big").hex()
+        # An exchange's begins with the second, so that the store appends to its index instead of touching a page of it for every record.
+        exchange_id = int(time.time()).to_bytes(4, "big").hex() + digits[:16]
         asked_id = request.headers.get(b"x-request-id")
         request_id = asked_id.decode() if asked_id is not None and SANE_REQUEST_ID.fullmatch(asked_id) else exchange_id
         live = self._snapshots.current
@@ -72,14 +79,25 @@ class Acceptor:
                 live.unrouted.request("refused", problem.status)
             refuse(reply, problem, exchange_id, request_id, "" if live is None else live.version)
             return
-        self._begin(request, reply, live, key, endpoint, exchange_id, request_id)
+        headers = request.headers
+        trace = continue_trace(
+            headers.get(b"traceparent"), headers.get(b"tracestate"), self._trace_sample_percent, digits[16:48], digits[48:]
+        )
+        self._begin(request, reply, live, key, endpoint, exchange_id, request_id, trace)
 
     def _begin(
-        self, request: Request, reply: Reply, live: Live, key: schema.Key | None, endpoint: Endpoint, exchange_id: str, request_id: str
+        self,
+        request: Request,
+        reply: Reply,
+        live: Live,
+        key: schema.Key | None,
+        endpoint: Endpoint,
+        exchange_id: str,
+        request_id: str,
+        trace: TraceContext,
     ) -> None:
         """Bind the snapshot for the whole exchange, decide, and start the plan."""
         headers = request.headers
-        trace = continue_trace(headers.get(b"traceparent"), headers.get(b"tracestate"), self._trace_sample_percent, self._site.new_id)
         body: Body | None = None
         try:
             if headers.get(b"content-encoding", b"identity") != b"identity":

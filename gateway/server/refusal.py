@@ -8,7 +8,7 @@ from gateway.errors import ApiError
 from gateway.link.messages import ExchangeRecord
 from gateway.protocol.body import Body
 from gateway.telemetry.trace_context import TraceContext
-from gateway.wire.base import Request
+from gateway.wire.request import Request
 from policies import schema
 from policies.plan import Endpoint
 

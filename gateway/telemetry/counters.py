@@ -8,38 +8,30 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
-
-import msgspec
+from typing import final
 
 from gateway.telemetry.catalog import CATALOG, Metric
+from gateway.telemetry.sample import Sample
 
 SERIES_MAX = 20_000
 """Children of one worker. Labels come from the policy file alone, so this is a fuse, not a working limit."""
 
 
-class Sample(msgspec.Struct, frozen=True, array_like=True):
-    """One child's cumulative value. A histogram has `buckets` (not cumulative over the bounds, the last one open) and its sum
-    in `value`."""
-
-    metric: str
-    labels: tuple[str, ...]
-    value: float
-    buckets: tuple[int, ...] = ()
-
-
+@final
 class Counter:
     """A child that only grows (or, for a gauge, is set)."""
 
     __slots__ = ("value",)
 
     def __init__(self) -> None:
-        self.value: float = 0
+        self.value = 0.0
 
-    def inc(self, amount: float = 1) -> None:
+    def inc(self, amount: float = 1.0) -> None:
         """Grow. On the hot path `value += 1` says the same without a call."""
         self.value += amount
 
 
+@final
 class Histogram:
     """A child that counts observations into the fixed buckets of its metric."""
 
@@ -55,6 +47,7 @@ class Histogram:
         self.sum += value
 
 
+@final
 class Counters:
     """Every child of one worker process."""
 

@@ -11,7 +11,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from gateway.telemetry.catalog import CATALOG, Metric
-from gateway.telemetry.counters import SERIES_MAX, Counter, Counters, Histogram, Sample
+from gateway.telemetry.counters import SERIES_MAX, Counter, Counters, Histogram
+from gateway.telemetry.sample import Sample
 
 GONE_MAX = 64
 """Incarnations that have gone but are still told apart, in case one was only cut off and comes back. Older ones are folded

@@ -7,9 +7,7 @@ from the record. Sampling is consistent (the trace id decides), so that several 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-
-import msgspec
+from typing import final
 
 TRACESTATE_BYTES_MAX = 512
 """A longer `tracestate` is dropped; the specification asks for at least so much."""
@@ -18,41 +16,44 @@ _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-
 _TRACESTATE = re.compile(rb"[\x20-\x7e\t]+").fullmatch
 _NO_TRACE = b"0" * 32
 _NO_SPAN = b"0" * 16
-_RANDOM = 1 << 56
-"""The right-hand 56 bits of a trace id are the random ones, whoever made it: so many values they take."""
+_RANDOM_DIGITS = 14
+"""The right-hand 56 bits of a trace id are the random ones, whoever made it."""
+_RANDOM = 16.0**_RANDOM_DIGITS
 
 
-class TraceContext(msgspec.Struct, frozen=True, gc=False):
+@final
+class TraceContext:
     """One exchange's place in a trace. Ids are lower-case hex as on the wire: 32 digits for a trace, 16 for a span."""
 
-    trace_id: str
-    span_id: str
-    """Of the exchange itself."""
-    parent_span_id: str
-    """The client's span, "" where the trace begins here."""
-    sampled: bool
-    tracestate: bytes = b""
+    __slots__ = ("parent_span_id", "sampled", "span_id", "trace_id", "tracestate")
+
+    def __init__(self, trace_id: str, span_id: str, parent_span_id: str, sampled: bool, tracestate: bytes = b"") -> None:
+        self.trace_id = trace_id
+        self.span_id = span_id
+        """Of the exchange itself."""
+        self.parent_span_id = parent_span_id
+        """The client's span, "" where the trace begins here."""
+        self.sampled = sampled
+        self.tracestate = tracestate
 
 
 def continue_trace(
-    traceparent: bytes | None, tracestate: bytes | None, sample_percent: float, new_id: Callable[[int], int]
+    traceparent: bytes | None, tracestate: bytes | None, sample_percent: float, new_trace_id: str, span_id: str
 ) -> TraceContext:
-    """The context of a request with these headers; `new_id(bits)` draws a random number of so many bits.
+    """The context of a request with these headers; `new_trace_id` and `span_id` are random hex digits.
 
     A header that is not exactly as specified begins a new trace, and its `tracestate` is dropped with it. A sampled parent is
     followed; otherwise `sample_percent` (0-100) of the traces are sampled.
     """
-    span_id = f"{new_id(64) or 1:016x}"
     match = None if traceparent is None else _TRACEPARENT(traceparent)
     if match is not None:
         version, trace, parent, flags, more = match.groups()
         # Version ff is forbidden; 00 ends here, later versions may go on.
         if version != b"ff" and (more is None or version != b"00") and trace != _NO_TRACE and parent != _NO_SPAN:
-            trace_id = trace.decode()
-            sampled = int(flags, 16) & 1 == 1 or _sampled(int(trace_id, 16), sample_percent)
+            trace_id: str = trace.decode()
+            sampled = int(flags, 16) & 1 == 1 or _sampled(trace_id, sample_percent)
             return TraceContext(trace_id, span_id, parent.decode(), sampled, _handed_on(tracestate))
-    number = new_id(128) or 1
-    return TraceContext(f"{number:032x}", span_id, "", _sampled(number, sample_percent))
+    return TraceContext(new_trace_id, span_id, "", _sampled(new_trace_id, sample_percent))
 
 
 def child_header(context: TraceContext, span_id: str) -> bytes:
@@ -62,9 +63,9 @@ def child_header(context: TraceContext, span_id: str) -> bytes:
     return line + b"tracestate: %s\r\n" % context.tracestate if context.tracestate else line
 
 
-def _sampled(trace: int, percent: float) -> bool:
+def _sampled(trace_id: str, percent: float) -> bool:
     """Whether the trace is among the sampled `percent`: what one percentage samples, a greater one samples too."""
-    return trace % _RANDOM * 100 < percent * _RANDOM
+    return int(trace_id[-_RANDOM_DIGITS:], 16) * 100 < percent * _RANDOM
 
 
 def _handed_on(tracestate: bytes | None) -> bytes:

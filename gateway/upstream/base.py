@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
-
-import msgspec
+from typing import Protocol, final
 
 from policies.plan import CallError
 
 
-class Ask(msgspec.Struct, gc=False):
+@final
+class Ask:
     """One call to a backend, ready to be sent to whichever replica is chosen."""
 
-    path: bytes
-    """`/v1/chat/completions`."""
-    body: tuple[bytes, ...]
-    """Joined they are the request body; kept apart so that a large prompt is not copied."""
-    headers: bytes
-    """Ready lines, each ending in CRLF: traceparent, x-request-id, accept. The upstream adds host, authorization,
-    content-type and content-length."""
-    stream: bool
-    deadline: float
-    """loop.time() after which the whole exchange is over."""
-    affinity: int = 0
-    """Hash of the prompt's beginning, for `balance: prefix_hash`."""
+    __slots__ = ("affinity", "body", "deadline", "headers", "path", "stream")
+
+    def __init__(self, path: bytes, body: tuple[bytes, ...], headers: bytes, stream: bool, deadline: float, affinity: int = 0) -> None:
+        self.path = path
+        """`/v1/chat/completions`."""
+        self.body = body
+        """Joined they are the request body; kept apart so that a large prompt is not copied."""
+        self.headers = headers
+        """Ready lines, each ending in CRLF: traceparent, x-request-id, accept. The upstream adds host, authorization,
+        content-type and content-length."""
+        self.stream = stream
+        self.deadline = deadline
+        """loop.time() after which the whole exchange is over."""
+        self.affinity = affinity
+        """Hash of the prompt's beginning, for `balance: prefix_hash`."""
 
 
-class Attempt(msgspec.Struct, gc=False):
+@final
+class Attempt:
     """One try at one replica. Times are loop.time()."""
 
-    replica: str
-    started: float
-    ended: float = 0.0
-    result: str = ""
-    """"ok", or the error kind ("status:503" for a status) for which it was given up."""
+    __slots__ = ("ended", "replica", "result", "started")
+
+    def __init__(self, replica: str, started: float) -> None:
+        self.replica = replica
+        self.started = started
+        self.ended = 0.0
+        self.result = ""
+        """"ok", or the error kind ("status:503" for a status) for which it was given up."""
 
 
 class ReplyReceiver(Protocol):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import final
+
 from policies import schema
 
 
+@final
 class Breaker:
     """Closed until `failures` calls in a row have failed; open for `open_for` seconds; then half open: one call, the trial, decides.
 

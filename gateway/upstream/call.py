@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, final
 
 from gateway.upstream.base import Ask, Attempt, ReplyReceiver
 from gateway.upstream.replica import Replica
@@ -55,6 +55,7 @@ class _Nobody:
 NOBODY: Final = _Nobody()
 
 
+@final
 class HttpCall:
     """`UpstreamCall` to the exchange, `Receiver` to the wire, `deadlines.Timed` to the sweep.
 

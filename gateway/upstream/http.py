@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from typing import final
 
 from gateway.telemetry.counters import Counters
+from gateway.upstream.address import ReplicaView
 from gateway.upstream.base import Ask, Attempt, ReplyReceiver
 from gateway.upstream.call import ANSWERED, OVER, PENDING, QUEUED, REFUSED, SENT, HttpCall
 from gateway.upstream.deadlines import overdue
@@ -18,7 +20,7 @@ from gateway.upstream.failures import BLAMELESS, REFUSALS, error_of, retry_after
 from gateway.upstream.kinds import KINDS
 from gateway.upstream.limit import Limit
 from gateway.upstream.measures import Measures
-from gateway.upstream.replicas import BreakerTurned, OpenPool, Replicas, ReplicaView
+from gateway.upstream.replicas import BreakerTurned, OpenPool, Replicas
 from gateway.upstream.retry import RetryBudget, RetryRule
 from gateway.wire.base import WireFailure
 from gateway.wire.ticker import Ticker
@@ -26,6 +28,7 @@ from policies.plan import CallError, ErrorKind
 from policies.schema import Backend
 
 
+@final
 class HttpUpstream:
     """`Upstream` over HTTP/1.1. One event loop, no locks."""
 

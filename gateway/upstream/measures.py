@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, get_args
+from typing import Final, final, get_args
 
 from gateway.telemetry.counters import Counters
 from gateway.upstream.failures import REFUSALS
@@ -12,6 +12,7 @@ RETRIED: Final = (*sorted(REFUSALS), "status:429", "status:503")
 """Results of attempts that may be tried again."""
 
 
+@final
 class Measures:
     """Gauges are moved, never set: an old and a new version of a backend count into the same child for a while."""
 

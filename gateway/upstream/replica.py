@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, final
 from urllib.parse import urlsplit
-
-import msgspec
 
 from gateway.upstream.balance import seed
 from gateway.upstream.base import Ask
@@ -22,21 +20,7 @@ class Connections(RequestSender, Protocol):
         ...
 
 
-class Address(msgspec.Struct, frozen=True):
-    """Where a replica listens; `http://host:8000/base` without the base."""
-
-    host: str
-    port: int
-    tls: bool
-
-
-def address_of(url: str) -> Address:
-    """The address in a replica's URL; a missing port is the scheme's."""
-    parts = urlsplit(url)
-    tls = parts.scheme == "https"
-    return Address(parts.hostname or "", parts.port or (443 if tls else 80), tls)
-
-
+@final
 class Replica:
     """The bytes of every request's head that never change are made once."""
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
-
-import msgspec
+from typing import TypeAlias, final
 
 from gateway.telemetry.counters import Counter
+from gateway.upstream.address import Address, ReplicaView, address_of
 from gateway.upstream.balance import balancer
-from gateway.upstream.replica import Address, Connections, Replica, address_of
+from gateway.upstream.replica import Connections, Replica
 from policies.plan import CallError
 from policies.schema import Backend
 
@@ -18,15 +17,7 @@ BreakerTurned: TypeAlias = Callable[[str, str, bool], None]
 """Told (backend, replica, open) when a breaker opens or closes."""
 
 
-class ReplicaView(msgspec.Struct, frozen=True):
-    """One replica as this worker sees it, for the debug page."""
-
-    url: str
-    ready: bool
-    breaker_open: bool
-    outstanding: int
-
-
+@final
 class Replicas:
     """Ready comes from the probe by way of the overlay, broken from the calls themselves."""
 

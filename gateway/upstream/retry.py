@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import final
 
 from policies.schema import Retries
 
@@ -14,6 +15,7 @@ RETRY_AFTER_MAX_S = 5.0
 BACKOFF_MAX_S = 5.0
 
 
+@final
 class RetryBudget:
     """Retries in the last 10 seconds: at most `percent` of the calls of that time, and the floor. 0 % means none at all.
 
@@ -54,6 +56,7 @@ class RetryBudget:
         self._second = second
 
 
+@final
 class RetryRule:
     """The policy's `retries`: which refusals, how often, how long after."""
 

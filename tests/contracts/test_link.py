@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.link.memory import memory_connector
-from gateway.link.messages import Discard, Down, Overlay, Prepare, Prepared, Swap, Swapped
-from gateway.link.outbox import OutboxLimits
+from gateway.link.messages import Discard, Down, OutboxLimits, Overlay, Prepare, Prepared, Swap, Swapped
 from gateway.link.server import LinkServer
 from gateway.link.unix import WorkerLink
 from gateway.telemetry.counters import Counters

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from gateway.telemetry.counters import Counters
+from gateway.upstream.address import Address
 from gateway.upstream.base import Ask
 from gateway.upstream.fake import FakeUpstream
 from gateway.upstream.http import HttpUpstream
-from gateway.upstream.replica import Address
 from gateway.wire.base import ClientLimits
 from gateway.wire.pool import Pool
 from gateway.wire.ticker import Ticker

@@ -30,7 +30,7 @@ routes:
 REPORTED_S = 2.0
 """A worker reports its counters once a second; on a busy machine a little later."""
 SPILL_BYTES = 64 * 1024 * 1024
-"""What a worker keeps of records at the most: `gateway.link.outbox.OutboxLimits.bytes_max`."""
+"""What a worker keeps of records at the most: `gateway.link.messages.OutboxLimits.bytes_max`."""
 
 
 @asynccontextmanager

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.link.framing import FrameReader
-from gateway.link.messages import Records, Up
-from gateway.link.outbox import Outbox, OutboxLimits
+from gateway.link.messages import OutboxLimits, Records, Up
+from gateway.link.outbox import Outbox
 from gateway.telemetry.counters import Counters
 from tests.gateway.link.examples import record
 

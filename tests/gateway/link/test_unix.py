@@ -13,8 +13,7 @@ import pytest
 from gateway.errors import LinkError
 from gateway.link import server as server_module
 from gateway.link.framing import encode_frame
-from gateway.link.messages import Overlay, Prepare, Swap
-from gateway.link.outbox import OutboxLimits
+from gateway.link.messages import OutboxLimits, Overlay, Prepare, Swap
 from gateway.link.server import LinkServer
 from gateway.link.unix import WorkerLink
 from gateway.telemetry.counters import Counters

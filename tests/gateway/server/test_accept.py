@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any, cast
 
 import pytest
@@ -14,7 +15,7 @@ from gateway.link.messages import ExchangeRecord
 from gateway.server.accept import Acceptor, is_loopback
 from gateway.telemetry.counters import Counters
 from gateway.upstream.fake import FakeUpstream
-from gateway.wire.base import Request
+from gateway.wire.request import Request
 from policies import schema
 from policies.hashing import CONTENT_RULE, sample
 from tests.gateway.exchange.rig import DONE, JSON, SSE, WHOLE, FakeReply, event
@@ -35,11 +36,10 @@ class Door:
         self.snapshots = Snapshots(self._open, self.counters)  # type: ignore[arg-type]
         self.in_flight: set[Exchange] = set()
         self.ready = True
-        ids = iter(range(1, 1000))
         site = Site(
             now=self.loop.time,
             call_later=self.loop.call_later,  # type: ignore[arg-type]
-            new_id=lambda bits: next(ids),
+            new_id=random.Random(7).getrandbits,
             emit=self.records.append,
             left=lambda phase: None,
             in_flight=self.in_flight,
@@ -67,11 +67,9 @@ class Door:
         peer: str = "127.0.0.1",
         **headers: str,
     ) -> FakeReply:
-        request = Request()
-        request.method, request.path, request.query, request.peer = method.encode(), path.encode(), b"", peer
-        request.headers = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
-        request.body = body if isinstance(body, bytes) else json.dumps(body or {"model": "chat", "messages": []}).encode()
-        request.started = self.loop.time()
+        raw = body if isinstance(body, bytes) else json.dumps(body or {"model": "chat", "messages": []}).encode()
+        lines = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
+        request = Request(method.encode(), path.encode(), b"", lines, peer, self.loop.time(), raw)
         reply = FakeReply()
         self.acceptor.handle(request, cast(Any, reply))
         return reply
@@ -204,3 +202,13 @@ def test_models_by_their_quoted_names() -> None:
     assert json.loads(door.ask("/v1/models/org/model%20v1", method="GET").body)["id"] == "org/model v1"
     missing = door.ask("/v1/models/%FF", method="GET")
     assert (missing.status, missing.error["code"]) == (404, "model_not_found")
+
+
+def test_ids_are_never_zero() -> None:
+    door = Door(building.policy())
+    door.acceptor._site.new_id = lambda bits: 0
+    door.ask()
+    door.small.last.reply(200, JSON, WHOLE)
+    record = door.records[-1]
+    assert int(record.trace_id, 16) != 0
+    assert int(record.span_id, 16) != 0

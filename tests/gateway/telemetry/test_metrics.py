@@ -7,9 +7,10 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.telemetry.catalog import CATALOG, SECONDS
-from gateway.telemetry.counters import Counters, Sample
+from gateway.telemetry.counters import Counters
 from gateway.telemetry.metrics import GONE_MAX, Exposition
 from gateway.telemetry.reference import markdown
+from gateway.telemetry.sample import Sample
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 REQUESTS = "headgate_requests_total"

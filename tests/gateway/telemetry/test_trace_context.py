@@ -15,12 +15,18 @@ PARENT = "b7ad6b7169203331"
 
 
 @pytest.fixture
-def new_id() -> Callable[[int], int]:
-    return random.Random(7).getrandbits
+def fresh() -> Callable[[], tuple[str, str]]:
+    return ids(7)
 
 
-def test_a_trace_is_continued(new_id: Callable[[int], int]) -> None:
-    context = continue_trace(f"00-{TRACE}-{PARENT}-01".encode(), b"vendor=x,other=y", 0.0, new_id)
+def ids(seed: int) -> Callable[[], tuple[str, str]]:
+    """Draws a trace id and a span id."""
+    draw = random.Random(seed).getrandbits
+    return lambda: (f"{draw(128):032x}", f"{draw(64):016x}")
+
+
+def test_a_trace_is_continued(fresh: Callable[[], tuple[str, str]]) -> None:
+    context = continue_trace(f"00-{TRACE}-{PARENT}-01".encode(), b"vendor=x,other=y", 0.0, *fresh())
     assert (context.trace_id, context.parent_span_id, context.sampled, context.tracestate) == (TRACE, PARENT, True, b"vendor=x,other=y")
     assert re.fullmatch("[0-9a-f]{16}", context.span_id)
     assert context.span_id != PARENT
@@ -38,8 +44,8 @@ def test_a_trace_is_continued(new_id: Callable[[int], int]) -> None:
         (f"cc-{TRACE}-{PARENT}-01-", True),
     ],
 )
-def test_flags_and_later_versions(header: str, sampled: bool, new_id: Callable[[int], int]) -> None:
-    context = continue_trace(header.encode(), None, 0.0, new_id)
+def test_flags_and_later_versions(header: str, sampled: bool, fresh: Callable[[], tuple[str, str]]) -> None:
+    context = continue_trace(header.encode(), None, 0.0, *fresh())
     assert (context.trace_id, context.parent_span_id, context.sampled) == (TRACE, PARENT, sampled)
 
 
@@ -71,8 +77,8 @@ def test_flags_and_later_versions(header: str, sampled: bool, new_id: Callable[[
         f"0-{TRACE}-{PARENT}-01",
     ],
 )
-def test_a_bad_header_begins_a_new_trace_without_its_state(header: str, new_id: Callable[[int], int]) -> None:
-    context = continue_trace(header.encode(), b"vendor=x", 100.0, new_id)
+def test_a_bad_header_begins_a_new_trace_without_its_state(header: str, fresh: Callable[[], tuple[str, str]]) -> None:
+    context = continue_trace(header.encode(), b"vendor=x", 100.0, *fresh())
     assert context.trace_id != TRACE
     assert (context.parent_span_id, context.tracestate, context.sampled) == ("", b"", True)
     assert re.fullmatch("[0-9a-f]{32}", context.trace_id)
@@ -80,7 +86,7 @@ def test_a_bad_header_begins_a_new_trace_without_its_state(header: str, new_id: 
 
 @given(st.binary(max_size=80), st.binary(max_size=20))
 def test_any_bytes_give_a_sane_context(traceparent: bytes, tracestate: bytes) -> None:
-    context = continue_trace(traceparent, tracestate, 50.0, random.Random(1).getrandbits)
+    context = continue_trace(traceparent, tracestate, 50.0, *ids(1)())
     assert re.fullmatch("[0-9a-f]{32}", context.trace_id)
     lines = child_header(context, "00000000000000aa")
     assert lines.endswith(b"\r\n")
@@ -88,27 +94,21 @@ def test_any_bytes_give_a_sane_context(traceparent: bytes, tracestate: bytes) ->
 
 
 @pytest.mark.parametrize("tracestate", [b"", b"a=" + b"x" * TRACESTATE_BYTES_MAX, b"a=\xff", b"a=b\r\nx: y", b"a=\x00"])
-def test_a_bad_tracestate_is_dropped_alone(tracestate: bytes, new_id: Callable[[int], int]) -> None:
-    context = continue_trace(f"00-{TRACE}-{PARENT}-01".encode(), tracestate, 0.0, new_id)
+def test_a_bad_tracestate_is_dropped_alone(tracestate: bytes, fresh: Callable[[], tuple[str, str]]) -> None:
+    context = continue_trace(f"00-{TRACE}-{PARENT}-01".encode(), tracestate, 0.0, *fresh())
     assert (context.trace_id, context.tracestate) == (TRACE, b"")
 
 
-def test_ids_are_never_zero() -> None:
-    context = continue_trace(None, None, 0.0, lambda bits: 0)
-    assert int(context.trace_id, 16) != 0
-    assert int(context.span_id, 16) != 0
-
-
-def test_the_share_that_is_sampled_is_the_one_asked_for(new_id: Callable[[int], int]) -> None:
-    assert not any(continue_trace(None, None, 0.0, new_id).sampled for _ in range(1_000))
-    assert all(continue_trace(None, None, 100.0, new_id).sampled for _ in range(1_000))
-    assert 800 < sum(continue_trace(None, None, 10.0, new_id).sampled for _ in range(10_000)) < 1_200
+def test_the_share_that_is_sampled_is_the_one_asked_for(fresh: Callable[[], tuple[str, str]]) -> None:
+    assert not any(continue_trace(None, None, 0.0, *fresh()).sampled for _ in range(1_000))
+    assert all(continue_trace(None, None, 100.0, *fresh()).sampled for _ in range(1_000))
+    assert 800 < sum(continue_trace(None, None, 10.0, *fresh()).sampled for _ in range(10_000)) < 1_200
 
 
 @given(st.integers(1, 2**128 - 1), st.floats(0, 100), st.floats(0, 100))
 def test_the_trace_id_decides_and_more_includes_less(trace: int, one: float, other: float) -> None:
     header = f"00-{trace:032x}-{PARENT}-00".encode()
-    less, more = (continue_trace(header, None, percent, random.Random(3).getrandbits).sampled for percent in sorted((one, other)))
+    less, more = (continue_trace(header, None, percent, *ids(3)()).sampled for percent in sorted((one, other)))
     assert more or not less
 
 

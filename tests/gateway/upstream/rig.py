@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from gateway.telemetry.counters import Counters
+from gateway.upstream.address import Address
 from gateway.upstream.base import Ask
 from gateway.upstream.http import HttpUpstream
-from gateway.upstream.replica import Address
 from gateway.wire.base import Receiver, WireFailure
 from gateway.wire.ticker import Ticker
 from policies.plan import CallError
