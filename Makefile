@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test engines check setup format generated
+.PHONY: demo test engines compile interpreted check setup format generated
 
 demo: setup ## Start Headgate on two small models that come with it
 	@$(BIN)/headgate demo
@@ -18,6 +18,13 @@ test: setup ## Run the whole suite
 engines: setup ## Install real engines outside the checkout, and test with them
 	$(BIN)/python -m tests.engines.install
 	$(BIN)/python -m pytest tests/engines
+
+compile: setup ## Compile the request path to C, in place: about half its cost. Again after every change of its files
+	HEADGATE_COMPILE=1 $(BIN)/python setup.py --quiet build_ext --inplace
+
+interpreted: ## Undo `compile`
+	find gateway -name '*.so' -delete
+	rm -rf headgate__mypyc*.so build
 
 check: setup ## Lint, types, import rules, tidy tests
 	$(BIN)/ruff check .

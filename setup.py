@@ -61,7 +61,7 @@ def extensions() -> list[object]:
         return []
     from mypyc.build import mypycify
 
-    return list(mypycify(COMPILED, opt_level="3", debug_level="0"))
+    return list(mypycify(COMPILED, opt_level="3", debug_level="0", group_name="headgate"))
 
 
 setup(ext_modules=extensions())

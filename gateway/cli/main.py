@@ -10,6 +10,7 @@ from importlib import import_module, metadata
 from typing import Protocol, cast
 
 from gateway.cli.output import WRONG, CommandError
+from gateway.compiled import is_compiled
 from gateway.errors import HeadgateError
 
 COMMANDS = {
@@ -47,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     asked = next((word for word in arguments if not word.startswith("-")), None)
     parser = argparse.ArgumentParser(prog="headgate", description="An OpenAI-compatible gateway for your own fine-tuned models.")
-    parser.add_argument("--version", action="version", version=f"headgate {metadata.version('headgate')}")
+    how = "compiled" if is_compiled() else "interpreted"
+    parser.add_argument("--version", action="version", version=f"headgate {metadata.version('headgate')} ({how})")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     command: Command | None = None
     for name, summary in COMMANDS.items():

@@ -16,6 +16,7 @@ from tests.gateway.wire.rig import Listener, PoolRig
 NAMES = st.sampled_from([b"Accept", b"x-a", b"X-B", b"User-Agent", b"authorization", b"connection", b"upgrade"])
 VALUES = st.sampled_from([b"v", b"a b", b" 5", b"content-length: 3", b"upgrade", b"h2c"])
 FIELDS = st.lists(st.tuples(NAMES, VALUES), max_size=4, unique_by=lambda field: field[0].lower())
+ATTRIBUTES = ("method", "path", "query", "headers", "peer", "started", "body", "http10", "keep_alive")
 BODIES = st.binary(min_size=0, max_size=40)
 
 
@@ -35,7 +36,7 @@ def read(reader: RequestReader, data: bytes) -> Any:
 
 
 def plain(request: Request) -> tuple[Any, ...]:
-    return tuple(getattr(request, name) for name in Request.__slots__)
+    return tuple(getattr(request, name) for name in ATTRIBUTES)
 
 
 def untaught(first: bytes) -> RequestReader:
