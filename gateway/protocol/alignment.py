@@ -22,7 +22,7 @@ _UNEVEN = bytes(each for each in range(256) if not 0x21 <= each <= 0x7E)
 def scored(choice: WholeChoice, entries: list[WrittenEntry], kind: TokenKind) -> list[WrittenEntry] | None:
     """The entries of that kind of token; None where it cannot be told which they are."""
     end = len(entries)
-    if end and entries[-1].token == "" and entries[-1].bytes == b"[]":
+    if end and entries[-1].token == "" and bytes(entries[-1].bytes) == b"[]":
         end -= 1  # llama-server's end of the sequence, which it leaves out of a stream
     message = choice.message or {}
     reasoning = message.get("reasoning") or message.get("reasoning_content")
@@ -50,6 +50,17 @@ def scored(choice: WholeChoice, entries: list[WrittenEntry], kind: TokenKind) ->
         return entries[first : end if calls is None else last]
     assert calls is not None
     return [entry for first, last in spans[-len(calls) :] for entry in entries[first:last]]
+
+
+def ends_early(choice: WholeChoice) -> bool:
+    """The evidence ends before the text: what its tokens say is less than the message. (It may be more: markup, the end.)"""
+    if choice.message is None or choice.logprobs is None:
+        return False
+    entries = [*(choice.logprobs.content or ()), *(choice.logprobs.refusal or ())]
+    said = choice.message.get("content")
+    if not isinstance(said, str) or not any(each.token for each in entries):
+        return False
+    return sum([len(_bytes(each)) for each in entries]) < len(said.encode(errors="replace"))
 
 
 def arguments(message: dict[str, Any]) -> list[str] | None:
@@ -84,9 +95,8 @@ def _located(tokens: list[bytes], parts: list[bytes]) -> list[tuple[int, int]] |
 
 
 def _bytes(entry: WrittenEntry) -> bytes:
-    if entry.bytes is not None:
-        try:
-            return bytes(TOKEN_BYTES.decode(entry.bytes))
-        except (msgspec.DecodeError, ValueError):
-            pass
+    try:
+        return bytes(TOKEN_BYTES.decode(entry.bytes))
+    except (msgspec.DecodeError, ValueError):  # none are given, or they are none
+        pass
     return entry.token.encode(errors="replace") if isinstance(entry.token, str) else b""

@@ -156,7 +156,11 @@ class ChunkStream(StreamReader):
         except msgspec.DecodeError:
             if self._evidence is None:
                 raise
-        return (ODD_CHUNK if self._reads else CHUNK).decode(numbers_only(data))
+        readable = numbers_only(data)
+        try:
+            return decoder.decode(readable)
+        except msgspec.ValidationError:
+            return (ODD_CHUNK if self._reads else CHUNK).decode(readable)
 
     def _take(self, choice: TextChoice) -> None:
         if isinstance(choice, CountedChoice):

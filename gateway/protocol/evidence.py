@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.protocol.alignment import arguments, scored
+from gateway.protocol.alignment import arguments, ends_early, scored
 from gateway.protocol.chunk_shapes import LOGPROBS, Entry, Logprobs, OddChoice, ScoredChoice, TextChoice
 from gateway.protocol.reply_shapes import WHOLE_REPLY, WholeChoice
 from gateway.protocol.spans import numbers_only
@@ -221,4 +221,5 @@ def _whole_scores(choice: WholeChoice, evidence: Evidence, hold_tokens: int, wan
     if found.token_logprobs and evidence.tokens != ARGUMENTS:
         logprobs = found.token_logprobs[:hold_tokens] if hold_tokens else found.token_logprobs
         add_columns(tally, logprobs, found.top_logprobs, evidence.top)
-    return tally.scores()
+    short = len(tally) < hold_tokens if hold_tokens else True
+    return tally.scores(truncated=short and ends_early(choice))

@@ -13,7 +13,7 @@ class WrittenEntry(Entry):
     """The evidence of one token, and what it says: its text, and its bytes where one token is only part of a character."""
 
     token: Any = None
-    bytes: msgspec.Raw | None = None
+    bytes: msgspec.Raw = msgspec.Raw()
 
 
 class WholeLogprobs(msgspec.Struct):
