@@ -14,8 +14,9 @@ A worker loads this: standard library and msgspec only.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence, Set
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -35,6 +36,7 @@ TOP_SCORES: Final[frozenset[TopScore]] = frozenset(("margin", "entropy", "energy
 
 _STATUSES: Final[tuple[Status, ...]] = ("ok", "partial", "truncated", "unavailable")
 """From the best to the worst."""
+_exp, _log, _mul = math.exp, math.log, operator.mul
 _NEGLIGIBLE = -700.0
 """exp of less is 0 or next to it."""
 
@@ -147,37 +149,37 @@ class Tally:
             sorted_logprobs=ordered,
         )
 
-    def _take_top(self, top: Sequence[object]) -> bool:
+    def _take_top(self, top: Sequence[Any]) -> bool:
         """The likeliest tokens' log-probabilities; False where one of them is none."""
-        best = second = -math.inf
-        inside = entropy = 0.0
-        wants_entropy = self._wants_entropy
-        for each in top if len(top) <= TOP_MAX else top[:TOP_MAX]:
-            number = each if type(each) is float and MINUS_INFINITY < each <= 0.0 else _read(each)
-            if number is None or number > ROUNDING:
+        try:
+            ordered = sorted(top, reverse=True)
+            shares = list(map(_exp, ordered)) if self._wants_entropy else ordered
+            inside = sum(shares)
+            plain = inside == inside and ordered[-1] > MINUS_INFINITY and ordered[0] <= 0.0 and len(ordered) <= TOP_MAX
+        except (TypeError, OverflowError):
+            plain = False
+        if not plain:
+            found = _read_top(top)
+            if found is None:
                 return False
-            if number > best:
-                best, second = number, best
-            elif number > second:
-                second = number
-            if wants_entropy and number > _NEGLIGIBLE:
-                share = math.exp(number)
-                inside += share
-                entropy -= share * number
+            ordered = sorted(found, reverse=True)
+            shares = list(map(_exp, ordered))
+            inside = sum(shares)
         self._tops += 1
-        if wants_entropy:
+        if self._wants_entropy:
+            entropy = -sum(map(_mul, shares, ordered))
             outside = 1.0 - inside
             if outside > 1e-9:
-                entropy -= outside * math.log(outside)
+                entropy -= outside * _log(outside)
             if entropy > 0.0:
                 self._entropy += entropy
-        if self._wants_margin and len(top) > 1:
-            self._take_margin(best, second)
+        if self._wants_margin and len(ordered) > 1:
+            self._take_margin(ordered[0], ordered[1])
         return True
 
     def _take_margin(self, best: float, second: float) -> None:
         # An impossible second token is as far off as JSON can say; the mean stays a number.
-        margin = min(best - second, -MINUS_INFINITY) if best > -math.inf else 0.0
+        margin = best - second if second > MINUS_INFINITY else -MINUS_INFINITY if best > MINUS_INFINITY else 0.0
         self._margin += margin
         self._ranked += 1
         if not self._logprobs:
@@ -285,6 +287,17 @@ def features(scores: Scores) -> dict[str, float]:
         "energy": scores.energy,
     }
     return {name: max(value, MINUS_INFINITY) for name, value in found.items() if value is not None}
+
+
+def _read_top(top: Sequence[object]) -> list[float] | None:
+    """Log-probabilities, none below what stands for -inf and none above 0; None where there is another value."""
+    found: list[float] = []
+    for each in top[:TOP_MAX]:
+        number = _read(each)
+        if number is None or number > ROUNDING:
+            return None
+        found.append(min(max(number, MINUS_INFINITY), 0.0))
+    return found
 
 
 def _read(value: object) -> float | None:

@@ -101,27 +101,34 @@ class ChunkStream(StreamReader):
     def _feed_alike(self, learned: Learned, data: bytes) -> bytes:
         """Events like the learned one, which has log-probabilities; from the first that is not they are parsed."""
         size = len(data)
+        end = learned.alike(data, 0)
+        if end == size:
+            if self._reads:
+                self._read_alike(learned, data, 0, end)
+            return learned.stripped(data, 0) if learned.strips else data
         start = 0
         parts: list[bytes] = []
-        while end := learned.alike(data, start):
+        while end:
             if self._reads:
                 self._read_alike(learned, data, start, end)
-            if learned.strips:
-                parts.append(learned.stripped(data, start))
+            parts.append(learned.stripped(data, start) if learned.strips else data[start:end])
             start = end
-            if start == size:
-                break
-        if start == size:
-            return (parts[0] if len(parts) == 1 else b"".join(parts)) if learned.strips else data
-        if not start:
-            return self._feed_parsed(data)
-        given = b"".join(parts) if learned.strips else data[:start]
-        return given + self._feed_parsed(data[start:])
+            end = learned.alike(data, start) if start < size else 0
+        if start < size:
+            if not start:
+                return self._feed_parsed(data)
+            parts.append(self._feed_parsed(data[start:]))
+        elif not learned.strips:
+            return data
+        return b"".join(parts)
 
     def _read_alike(self, learned: Learned, data: bytes, start: int, end: int) -> None:
         """Count the evidence of an event like the learned one."""
         assert self._evidence is not None
-        self.tokens += self._evidence.take_alike(learned.text_kind(start), learned.logprobs(data, end))
+        begin = learned.logprobs_at
+        text_end = begin + 1 - learned.middle_bytes
+        kind = learned.kind if text_end > start + learned.before_bytes else ""
+        self.tokens += self._evidence.take_alike(kind, data[begin : end - learned.after_bytes + 1])
 
     def _all_finished(self) -> bool:
         return bool(self._finished) and all(self._finished.values())

@@ -69,7 +69,7 @@ class EvidenceReader:
         self.after_commit = after_commit
         """Read on when the reply is on its way."""
         self._hold_tokens = hold_tokens
-        self._counted = evidence.tokens
+        self._counted = frozenset((CONTENT, ARGUMENTS, CALL, REASONING) if evidence.tokens == "all" else (evidence.tokens,))
         self._top = evidence.top
         self._logits = evidence.logits
         self._wanted = wanted
@@ -95,12 +95,39 @@ class EvidenceReader:
     def take_alike(self, kind: str, logprobs: bytes) -> int:
         """The log-probabilities of a chunk that is like the last one but for its text, of which only the kind is needed: empty
         where it has none."""
+        state = self._last
         try:
-            found = LOGPROBS.decode(numbers_only(logprobs))
+            found = LOGPROBS.decode(logprobs)
         except _UNREADABLE:
-            self._last.tally.add(None)
-            return self._take(self._last, kind, None)
-        return self._take(self._last, kind, found)
+            return self._take_odd(state, kind, logprobs)
+        entries = found.content
+        if (
+            entries is None
+            or len(entries) != 1
+            or state.gap
+            or not (kind == state.kind or not kind)
+            or state.kind not in self._counted
+            or found.refusal is not None
+            or found.token_logprobs is not None
+        ):
+            return self._take(state, kind, found)
+        state.entries += 1  # one more token of the kind that counts, as nearly always
+        if not self._hold_tokens or state.entries <= self._hold_tokens:
+            entry = entries[0]
+            top = entry.top_logprobs
+            if not top or not self._top:
+                state.tally.add(entry.logprob)
+            else:
+                state.tally.add(entry.logprob, [each.logprob for each in (top if len(top) <= self._top else top[: self._top])])
+        return 1
+
+    def _take_odd(self, state: ChoiceEvidence, kind: str, logprobs: bytes) -> int:
+        """What is no JSON because of a NaN, or of another shape."""
+        try:
+            return self._take(state, kind, LOGPROBS.decode(numbers_only(logprobs)))
+        except _UNREADABLE:
+            state.tally.add(None)
+            return self._take(state, kind, None)
 
     def scores(self) -> Scores:
         """Of what has come. `truncated`: fewer tokens than are held have evidence, though the choice has not ended, or its evidence
@@ -118,7 +145,7 @@ class EvidenceReader:
         number = 0 if found is None else len(found.content or ()) + len(found.refusal or ()) + len(found.token_logprobs or ())
         tokens = self._settle(state, kind) if kind != state.kind and kind else 0
         if found is None or not number:
-            if not kind or not self._counts(kind):
+            if not kind or kind not in self._counted:
                 return tokens
             if not self._hold_tokens or state.entries < self._hold_tokens:
                 state.gap = True
@@ -126,20 +153,17 @@ class EvidenceReader:
         if not state.kind:
             state.pending.append(found)
             return self._settle(state, CONTENT) if len(state.pending) > PENDING_MAX else 0
-        return tokens + self._add(state, found, number) if self._counts(state.kind) else tokens
+        return tokens + self._add(state, found, number) if state.kind in self._counted else tokens
 
     def _settle(self, state: ChoiceEvidence, kind: str) -> int:
         """The choice now says something of that kind: what was pending was of it."""
         state.kind = kind
         pending, state.pending = state.pending, []
-        if not pending or not self._counts(kind):
+        if not pending or kind not in self._counted:
             return 0
         return sum(
             [self._add(state, each, len(each.content or ()) + len(each.refusal or ()) + len(each.token_logprobs or ())) for each in pending]
         )
-
-    def _counts(self, kind: str) -> bool:
-        return self._counted == "all" or kind == self._counted
 
     def _add(self, state: ChoiceEvidence, found: Logprobs, number: int) -> int:
         if state.gap:

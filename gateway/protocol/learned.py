@@ -23,7 +23,7 @@ _STARTS = (
     (b'"reasoning_content":"', REASONING),
     (b'"arguments":"', ARGUMENTS),
 )
-_FINISH = b'"finish_reason"'
+_FINISH = b'"finish_reason'
 
 
 class Learned:
@@ -94,14 +94,6 @@ class Learned:
                 return True
             start = end
         return False
-
-    def logprobs(self, data: bytes, end: int) -> bytes:
-        """Those of the event that was last found alike and ends at `end`."""
-        return data[self.logprobs_at : end - self.after_bytes + 1]
-
-    def text_kind(self, start: int) -> str:
-        """The kind of the text of the event that was last found alike and began at `start`; empty if it has none."""
-        return self.kind if self.logprobs_at + 1 - self.middle_bytes > start + self.before_bytes else ""
 
     def stripped(self, data: bytes, start: int) -> bytes:
         """The event that was last found alike and began at `start`, without its log-probabilities."""
