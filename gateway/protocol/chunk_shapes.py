@@ -88,6 +88,18 @@ class ScoredChoice(TextChoice):
     logprobs: Logprobs | None = None
 
 
+class ListedEntry(msgspec.Struct):
+    """The likeliest tokens at a position, as they are written."""
+
+    top_logprobs: list[msgspec.Raw] = []
+
+
+class ListedLogprobs(msgspec.Struct):
+    """The evidence of a choice, in the shape of chat, to be cut."""
+
+    content: list[ListedEntry] = []
+
+
 class OddChoice(TextChoice):
     """A choice whose log-probabilities are in no shape that is known."""
 
@@ -124,4 +136,5 @@ COUNTED_CHUNK: Final = msgspec.json.Decoder(CountedChunk)
 SCORED_CHUNK: Final = msgspec.json.Decoder(ScoredChunk)
 ODD_CHUNK: Final = msgspec.json.Decoder(OddChunk)
 LOGPROBS: Final = msgspec.json.Decoder(Logprobs)
+LISTED_LOGPROBS: Final = msgspec.json.Decoder(ListedLogprobs)
 OBJECT: Final = msgspec.json.Decoder(dict[str, Any])

@@ -9,7 +9,7 @@ from gateway.protocol.evidence import EvidenceReader
 from gateway.protocol.learned import Learned, inside_string, learn
 from gateway.protocol.reader import StreamReader
 from gateway.protocol.spans import numbers_only
-from gateway.protocol.stripping import LOGPROBS_NAME, strip, strip_event
+from gateway.protocol.stripping import LOGPROBS_NAME, UNREADABLE, strip, strip_event
 from policies.scores import UNAVAILABLE, Scores
 
 CHOICES_MAX = 4096
@@ -101,43 +101,44 @@ class ChunkStream(StreamReader):
     def _feed_alike(self, learned: Learned, data: bytes) -> bytes:
         """Events like the learned one, which has log-probabilities; from the first that is not they are parsed."""
         size = len(data)
-        end = learned.alike(data, 0)
+        end = self._take_alike(learned, data, 0)
         if end == size:
-            if self._reads:
-                self._read_alike(learned, data, 0, end)
-            return learned.stripped(data, 0) if learned.strips else data
+            return data if learned.keep is None else learned.given(data, 0, end)
         start = 0
         parts: list[bytes] = []
         while end:
-            if self._reads:
-                self._read_alike(learned, data, start, end)
-            parts.append(learned.stripped(data, start) if learned.strips else data[start:end])
+            parts.append(learned.given(data, start, end))
             start = end
-            end = learned.alike(data, start) if start < size else 0
+            end = self._take_alike(learned, data, start) if start < size else 0
+        if not start:
+            return self._feed_parsed(data)
         if start < size:
-            if not start:
-                return self._feed_parsed(data)
             parts.append(self._feed_parsed(data[start:]))
-        elif not learned.strips:
+        elif learned.keep is None:
             return data
         return b"".join(parts)
 
-    def _read_alike(self, learned: Learned, data: bytes, start: int, end: int) -> None:
-        """Count the evidence of an event like the learned one."""
-        assert self._evidence is not None
-        begin = learned.logprobs_at
-        text_end = begin + 1 - learned.middle_bytes
-        kind = learned.kind if text_end > start + learned.before_bytes else ""
-        self.tokens += self._evidence.take_alike(kind, data[begin : end - learned.after_bytes + 1])
+    def _take_alike(self, learned: Learned, data: bytes, start: int) -> int:
+        """Take note of the event that begins at `start` if it is like the learned one; returns where it ends, or 0."""
+        if not self._reads or self._evidence is None:
+            return learned.alike(data, start)
+        end = learned.alike(data, start, True)
+        if end:
+            begin = learned.logprobs_at
+            text_end = begin + 1 - learned.middle_bytes
+            kind = learned.kind if text_end > start + learned.before_bytes else ""
+            tokens = self._evidence.take_alike(kind, data[begin : end - learned.after_bytes + 1])
+            if tokens < 0:
+                return 0
+            self.tokens += tokens
+        return end
 
     def _all_finished(self) -> bool:
         return bool(self._finished) and all(self._finished.values())
 
     def _read(self, event: bytes, data: bytes) -> bool:
         learned = self._learned
-        if learned is not None and (end := learned.alike(event, 0)):
-            if self._reads:
-                self._read_alike(learned, event, 0, end)
+        if learned is not None and self._take_alike(learned, event, 0):
             return True
         if data == b"[DONE]":
             if not self._all_finished():
@@ -148,7 +149,7 @@ class ChunkStream(StreamReader):
             chunk = self._decode(data)
             if chunk.error or chunk.object == "error":
                 return self._fail(chunk.error or OBJECT.decode(data))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return self._break("an event of the stream is not a chunk of the API")
         for choice in chunk.choices or ():
             if isinstance(choice, TextChoice):
@@ -181,9 +182,13 @@ class ChunkStream(StreamReader):
         if keep is None or data.find(LOGPROBS_NAME) < 0:
             return event
         learned = self._learned
-        if learned is not None and learned.strips and learned.alike(event, 0):
-            return learned.stripped(event, 0)
-        return strip_event(event, data, strip(data, keep))
+        if learned is not None and learned.middle_bytes and (end := learned.alike(event, 0)):
+            return learned.given(event, 0, end)
+        try:
+            return strip_event(event, data, strip(data, keep))
+        except UNREADABLE:
+            self._break("an event of the stream is not a chunk of the API")
+            return b""
 
     def _note(self, chunk: Chunk, event: bytes) -> bool:
         if chunk.model:

@@ -16,7 +16,7 @@ from gateway.protocol.alignment import arguments, ends_early, scored
 from gateway.protocol.chunk_shapes import LOGPROBS, Entry, Logprobs, OddChoice, ScoredChoice, TextChoice
 from gateway.protocol.reply_shapes import WHOLE_REPLY, WholeChoice
 from gateway.protocol.spans import numbers_only
-from gateway.protocol.stripping import likeliest, strip
+from gateway.protocol.stripping import UNREADABLE, likeliest, strip
 from policies.plan import Endpoint, Evidence
 from policies.scores import TOP_SCORES, UNAVAILABLE, Scores, Tally, TopScore, worst
 
@@ -26,9 +26,11 @@ CALL: Final = "call"
 """The beginning of a tool call: its name."""
 REASONING: Final = "reasoning"
 
+FINISH: Final = b'"finish_reason'
+"""What bytes that are no log-probabilities must not have within them to be taken for them nevertheless."""
+
 PENDING_MAX = 1_024
 """Chunks of one choice that have evidence before any of its text has shown what it is of; more are taken for content."""
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class ChoiceEvidence:
@@ -94,11 +96,11 @@ class EvidenceReader:
 
     def take_alike(self, kind: str, logprobs: bytes) -> int:
         """The log-probabilities of a chunk that is like the last one but for its text, of which only the kind is needed: empty
-        where it has none."""
+        where it has none. -1, and nothing taken, where they may be more than that."""
         state = self._last
         try:
             found = LOGPROBS.decode(logprobs)
-        except _UNREADABLE:
+        except UNREADABLE:
             return self._take_odd(state, kind, logprobs)
         entries = found.content
         if (
@@ -122,10 +124,12 @@ class EvidenceReader:
         return 1
 
     def _take_odd(self, state: ChoiceEvidence, kind: str, logprobs: bytes) -> int:
-        """What is no JSON because of a NaN, or of another shape."""
+        """What is no JSON because of a NaN, or of another shape; -1 where it may be more than log-probabilities."""
+        if logprobs.find(FINISH) >= 0:
+            return -1
         try:
             return self._take(state, kind, LOGPROBS.decode(numbers_only(logprobs)))
-        except _UNREADABLE:
+        except UNREADABLE:
             state.tally.add(None)
             return self._take(state, kind, None)
 
@@ -228,7 +232,7 @@ def read_evidence(
         if keep is not None:
             stripped = strip(body, keep)
         choices = WHOLE_REPLY.decode(readable).choices
-    except _UNREADABLE:
+    except UNREADABLE:
         return UNAVAILABLE, stripped
     return worst([_whole_scores(choice, evidence, hold_tokens, wanted) for choice in choices or ()]), stripped
 

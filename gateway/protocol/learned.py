@@ -7,10 +7,10 @@ import re
 import msgspec
 
 from gateway.protocol.chunk_shapes import TEXT_CHUNK, TextChoice
-from gateway.protocol.evidence import ARGUMENTS, CALL, CONTENT, REASONING, kind_of
+from gateway.protocol.evidence import ARGUMENTS, CALL, CONTENT, FINISH, REASONING, kind_of
 from gateway.protocol.spans import RepeatedNameError, fields
 from gateway.protocol.sse import event_data
-from gateway.protocol.stripping import LOGPROBS_NAME, NOTHING, choices, removal
+from gateway.protocol.stripping import LOGPROBS_NAME, NOTHING, UNREADABLE, choices, cut, removal, strip, strip_event
 
 _TEXT = re.compile(rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+')
 """What may stand between the quotes of a JSON string; escaped surrogates, which must come in pairs, are left to the parser."""
@@ -23,13 +23,12 @@ _STARTS = (
     (b'"reasoning_content":"', REASONING),
     (b'"arguments":"', ARGUMENTS),
 )
-_FINISH = b'"finish_reason'
 
 
 class Learned:
     """What stands around a chunk's text and, if it has any, its log-probabilities. An event that has the same, with nothing but
     the inside of a JSON string in the place of the text, is the same chunk with another text: it ends nothing, reports nothing
-    new, and is no error. Log-probabilities may be any one line that does not speak of a finish_reason."""
+    new, and is no error."""
 
     __slots__ = (
         "after",
@@ -37,12 +36,13 @@ class Learned:
         "before",
         "before_bytes",
         "ending",
+        "keep",
         "kind",
         "logprobs_at",
         "middle",
         "middle_bytes",
+        "omits",
         "stays",
-        "strips",
     )
 
     def __init__(self, before: bytes, middle: bytes, after: bytes, kind: str) -> None:
@@ -57,15 +57,19 @@ class Learned:
         self.after_bytes = len(after)
         self.kind = kind
         """What its text is, as `gateway.protocol.evidence` names it."""
-        self.strips = False
+        self.keep: int | None = None
+        """As `EvidenceReader.keep`."""
         self.stays = 0
         """Where the log-probabilities are taken out: bytes of `middle` that stay, and what follows them."""
         self.ending = b""
+        self.omits = False
+        """They are the last field of the choice."""
         self.logprobs_at = 0
         """Where in the event that was last found alike the log-probabilities begin."""
 
-    def alike(self, data: bytes, start: int) -> int:
-        """Where the event that begins at `start` ends, if it is whole and like the learned one; else 0."""
+    def alike(self, data: bytes, start: int, parses: bool = False) -> int:
+        """Where the event that begins at `start` ends, if it is whole and like the learned one; else 0. `parses`: its
+        log-probabilities will be parsed, which shows that they are nothing else."""
         if not data.startswith(self.before, start):
             return 0
         match = text_at(data, start + self.before_bytes)
@@ -81,7 +85,7 @@ class Learned:
         tail = end - self.after_bytes
         if tail < inside or not data.startswith(self.after, tail):
             return 0
-        if data.find(_FINISH, inside, tail) >= 0 or data.find(b"\r", inside, tail) >= 0:
+        if data.find(b"\r", inside, tail) >= 0 or (not parses and data.find(FINISH, inside, tail) >= 0):
             return 0
         self.logprobs_at = inside - 1
         return end
@@ -95,9 +99,22 @@ class Learned:
             start = end
         return False
 
-    def stripped(self, data: bytes, start: int) -> bytes:
-        """The event that was last found alike and began at `start`, without its log-probabilities."""
-        return data[start : self.logprobs_at + 1 - self.middle_bytes + self.stays] + self.ending
+    def given(self, data: bytes, start: int, end: int) -> bytes:
+        """The event that was last found alike, from `start` to `end`, as the client may be given it."""
+        begin = self.logprobs_at
+        if self.keep == NOTHING:
+            return data[start : begin + 1 - self.middle_bytes + self.stays] + self.ending
+        if self.keep is None:
+            return data[start:end]
+        stop = end - self.after_bytes + 1
+        shorter = cut(data[begin:stop], self.keep, omits=self.omits)
+        if shorter is not None:
+            return b"%b%b%b" % (data[start:begin], shorter, data[stop:end])
+        event = data[start:end]
+        try:
+            return strip_event(event, event[6:-2], strip(event[6:-2], self.keep))
+        except UNREADABLE:  # and so it is for the client
+            return event
 
 
 def learn(event: bytes, keep: int | None) -> Learned | None:
@@ -113,7 +130,7 @@ def learn(event: bytes, keep: int | None) -> Learned | None:
         return learned if _is_ordinary(event[:at] + event[text_end:], kind) else None
     try:
         return _learn_around_logprobs(event, at, text_end, kind, keep)
-    except (msgspec.DecodeError, RepeatedNameError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RepeatedNameError):
         return None
 
 
@@ -133,8 +150,6 @@ def _learn_around_logprobs(event: bytes, at: int, text_end: int, kind: str, keep
     data = event_data(event)
     if data is None or len(data) + 8 != len(event):
         return None
-    if keep is not None and keep != NOTHING and data.find(b'"logprobs":{') >= 0:
-        return None  # each list of them is cut anew
     spans = choices(data)
     if len(spans) != 1:
         return None
@@ -146,12 +161,13 @@ def _learn_around_logprobs(event: bytes, at: int, text_end: int, kind: str, keep
     _, _, begin, stop = written[number]
     begin, stop = begin + 6, stop + 6  # within the event
     first, last, instead = removal(data, written, number)
-    if begin < text_end or first + 6 < text_end or last + 6 != stop or (keep is not None and keep != NOTHING):
+    if begin < text_end or first + 6 < text_end or last + 6 != stop:
         return None
     if not _is_ordinary(event[:at] + event[text_end : first + 6] + instead + event[stop:], kind):
         return None
     learned = Learned(event[:at], event[text_end : begin + 1], event[stop - 1 :], kind)
-    learned.strips = keep is not None
+    learned.keep = keep
+    learned.omits = not instead
     learned.stays = first + 6 - text_end
     learned.ending = instead + event[stop:]
     return learned

@@ -11,20 +11,24 @@ from typing import Final
 
 import msgspec
 
+from gateway.protocol.chunk_shapes import LISTED_LOGPROBS
 from gateway.protocol.spans import Edit, Field, RepeatedNameError, fields, items, numbers_only, spliced
 
 NOTHING: Final = -1
 """Of the log-probabilities nothing is for the client, who asked for none. Any other number says how many of the likeliest tokens it
 asked for at each position."""
 
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What comes of bytes that are not the JSON that they should be."""
 LOGPROBS_NAME: Final = b'"logprobs"'
 
+_LIST = b'"top_logprobs":['
 _OBJECT, _ARRAY = 0x7B, 0x5B
 
 
 def strip(data: bytes, keep: int) -> bytes:
     """A chunk or a whole reply with no more log-probabilities than the client asked for (`keep`); `data` itself where it has no
-    more. Raises msgspec.DecodeError where it is no JSON object."""
+    more. Raises msgspec.DecodeError where it is no JSON object; UNREADABLE is all that may come."""
     if data.find(LOGPROBS_NAME) < 0:
         return data
     readable = numbers_only(data)
@@ -63,6 +67,39 @@ def choices(data: bytes) -> list[tuple[int, int]]:
         if name == "choices" and data[start] == _ARRAY:
             found += [each for each in items(data, start, end) if data[each[0]] == _OBJECT]
     return found
+
+
+def cut(logprobs: bytes, keep: int, *, omits: bool) -> bytes | None:
+    """Log-probabilities in the shape of chat, written without blanks, with their lists cut; None where they are written otherwise.
+    `omits`: an engine that leaves out a list where none was asked for."""
+    try:
+        entries = LISTED_LOGPROBS.decode(logprobs).content
+    except UNREADABLE:
+        return None
+    if logprobs.count(_LIST) != len(entries):  # so that each entry has one, and no other is anywhere within
+        return None
+    parts: list[bytes] = []
+    position = seen = 0
+    for entry in entries:
+        top = entry.top_logprobs
+        seen = at = logprobs.find(_LIST, seen) + len(_LIST)
+        if not logprobs.startswith(b",".join(top) + b"]", at):
+            return None
+        leaves_out = omits and not keep
+        if len(top) <= keep and not leaves_out:
+            continue
+        end = at + sum(map(len, top)) + max(len(top) - 1, 0)
+        if keep:
+            parts.append(logprobs[position : at + sum(map(len, top[:keep])) + keep - 1])
+        elif not leaves_out:
+            parts.append(logprobs[position:at])
+        elif logprobs.startswith(b",", at - len(_LIST) - 1):
+            parts.append(logprobs[position : at - len(_LIST) - 1])
+            end += 1
+        else:
+            return None
+        position = end
+    return b"".join([*parts, logprobs[position:]])
 
 
 def removal(data: bytes, written: list[Field], at: int) -> Edit:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.protocol.sse import event_data
-from gateway.protocol.stripping import NOTHING, likeliest, strip, strip_event
+from gateway.protocol.stripping import NOTHING, cut, likeliest, strip, strip_event
 from tests.gateway.protocol.recorded import body_of, events_of
 from tests.gateway.protocol.simulated import ENGINES, Engine, Token, compact, stream, tokens, whole
 
@@ -131,6 +131,41 @@ def test_cutting_is_the_same_as_decoding_and_encoding(chunk: dict[str, Any], sep
 def test_what_was_not_asked_for_in_vain_stays_as_it_is(endpoint: Any, said: list[Token], top: int, engine: Engine) -> None:
     written = whole(engine, endpoint, [said], None)
     assert strip(written, NOTHING) == strip(written, top) == written
+
+
+listed = st.lists(
+    st.lists(st.fixed_dictionaries({"token": st.sampled_from(["a", '"top_logprobs":[', "]}"]), "logprob": st.floats(-9, 0)}), max_size=4)
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(listed, st.integers(0, 4), st.booleans(), st.sampled_from([(",", ":"), (", ", ": ")]))
+def test_lists_are_cut_as_by_walking_through_them(
+    tops: list[list[dict[str, Any]]], keep: int, last: bool, separators: tuple[str, str]
+) -> None:
+    entries = [{"token": "x", "logprob": -1.0, "top_logprobs": top, "y": 1} for top in tops]
+    logprobs = json.dumps({"content": entries}, separators=separators).encode()
+    found = cut(logprobs, keep, omits=last)
+    head, tail = (b'{"choices":[{"logprobs":', b"}]}") if last else (b'{"choices":[{"logprobs":', b',"x":1}]}')
+    assert found is not None or separators != (",", ":")
+    if found is not None:
+        assert head + found + tail == strip(head + logprobs + tail, keep)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'{"content":[{"top_logprobs":null}]}',
+        b'{"content":[{"other":{"top_logprobs":[1,2]}}]}',
+        b'{"content":[{"top_logprobs":[1],"other":{"top_logprobs":[1]}}]}',
+        b'{"content":[{"top_logprobs":[1, 2]}]}',
+        b'{"top_logprobs":[{}],"content":[{}]}',
+        b'{"content":[{"top_logprobs":[NaN]}]}',
+        b'{"content":5}',
+    ],
+)
+def test_what_is_written_otherwise_is_left_to_walking(odd: bytes) -> None:
+    assert cut(odd, 0, omits=True) is None
 
 
 # Cases
