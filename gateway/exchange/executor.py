@@ -22,9 +22,11 @@ from gateway.telemetry.trace_context import child_header
 from gateway.upstream.base import Ask
 from gateway.upstream.kinds import objection
 from gateway.wire.base import Reply
-from policies.plan import CALLS_MAX, Call, CallError, Outcome, Refuse, Verdict, advance
+from policies.plan import CALLS_MAX, Assess, Call, CallError, Outcome, Race, Refuse, Verdict, advance
 
 log = logging.getLogger(__name__)
+
+VERBS = (Call, Assess, Race)
 
 
 @final
@@ -97,7 +99,9 @@ class Exchange:
         """Feed the plan until it waits for a call that is under way, or has ended."""
         self._resuming = True
         try:
-            while isinstance(step := advance(self.order.plan, outcome), Call):
+            while isinstance(step := advance(self.order.plan, outcome), VERBS):
+                if not isinstance(step, Call):
+                    raise TypeError(f"a {type(step).__name__} cannot be done yet")
                 self._pending = None
                 outcome = self._call(step) or self._pending
                 if outcome is None:

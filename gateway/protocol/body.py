@@ -6,15 +6,16 @@ from there. Two keys that are the same after unescaping are refused: what was au
 
 from __future__ import annotations
 
-import re
 from collections.abc import Set
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from gateway.errors import ApiError
+from gateway.protocol.asking import asked, kept
 from gateway.protocol.prompt import affinity, prompt_chars, prompts
-from policies.plan import Endpoint
+from gateway.protocol.spans import Edit, RepeatedNameError, spliced, walk
+from policies.plan import Endpoint, Evidence
 
 FIELDS_MAX = 256
 """Top-level fields of a body."""
@@ -23,12 +24,6 @@ RESPONSES_LOGPROBS = "message.output_text.logprobs"
 """How `/v1/responses` is asked for them, in `include`."""
 
 _SPACE = b" \t\r\n"
-_NAME = re.compile(rb'[ \t\r\n]*("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\r\n]*:[ \t\r\n]*')
-_AFTER_VALUE = re.compile(rb"[ \t\r\n]*([,}])")
-
-
-Edit: TypeAlias = tuple[int, int, bytes]
-"""Start and end of a span of the body, and what stands there instead. Two edits never overlap."""
 
 
 class _StreamOptions(msgspec.Struct):
@@ -143,13 +138,20 @@ class Body:
         conversation can go to the replica that has its prefix cached."""
         return affinity(self.endpoint, self._fields)
 
-    def render(self, model: str, *, usage: bool) -> tuple[bytes, ...]:
+    def render(self, model: str, *, usage: bool, evidence: Evidence | None = None) -> tuple[bytes, ...]:
         """The body to send, in parts: the client's bytes with `model` for the model and, if `usage`, with the request for the
-        usage chunk where the endpoint streams one. Nothing else changes by a byte; if nothing does, it is `(raw,)`."""
+        usage chunk where the endpoint streams one. `evidence`: with the request for log-probabilities where the endpoint has them;
+        what the client itself asked for is never lowered. Nothing else changes by a byte; if nothing does, it is `(raw,)`."""
         edits = [] if model == self.model else [self._replace("model", _encode(model))]
         if usage and self.stream and not self.include_usage and (self.endpoint == "chat" or self.endpoint == "completions"):
             edits.append(self._ask_usage())
+        if evidence is not None:
+            edits += [self._set(*field) for field in asked(self.endpoint, self.logprobs, self.top_logprobs, evidence)]
         return self._splice(edits) if edits else (self.raw,)
+
+    def keeps_logprobs(self, evidence: Evidence) -> int | None:
+        """What of the log-probabilities that come for `evidence` is for the client: `gateway.protocol.asking.kept`."""
+        return kept(self.endpoint, self.logprobs, self.top_logprobs, evidence)
 
     def _ask_usage(self) -> Edit:
         options = self._fields.get("stream_options")
@@ -163,6 +165,10 @@ class Body:
         start = self._start(name)
         return start, start + len(self._fields[name]), value
 
+    def _set(self, name: str, value: bytes) -> Edit:
+        """A top-level field with this value, in the place of the client's if it wrote one."""
+        return self._replace(name, value) if name in self._fields else self._add(b',"%b":%b' % (name.encode(), value))
+
     def _add(self, field: bytes) -> Edit:
         end = self.raw.rindex(b"}")
         return end, end, field
@@ -173,13 +179,7 @@ class Body:
         if len(edits) == 1:  # most requests: another model, and nothing else
             start, end, replacement = edits[0]
             return raw[:start], replacement, raw[end:]
-        parts: list[bytes] = []
-        position = 0
-        for start, end, replacement in sorted(edits):
-            parts += (raw[position:start], replacement)
-            position = end
-        parts.append(raw[position:])
-        return tuple(parts)
+        return spliced(raw, edits)
 
     def _start(self, name: str) -> int:
         """Where the value of a field begins in `raw`."""
@@ -278,20 +278,12 @@ def _layout(raw: bytes, fields: dict[str, msgspec.Raw]) -> tuple[int, dict[str, 
 
 
 def _walk(raw: bytes, fields: dict[str, msgspec.Raw]) -> dict[str, int]:
-    """Where each field's value begins. `fields` holds the last of two equal names, so a value that is not at its place is one
-    that a later field of that name replaced."""
-    starts: dict[str, int] = {}
-    position = raw.index(b"{") + 1
-    while (match := _NAME.match(raw, position)) is not None:
-        name = _STRING.decode(match[1])
-        start = match.end()
-        value = fields[name]
-        after = _AFTER_VALUE.match(raw, start + len(value))
-        if name in starts or after is None or not raw.startswith(bytes(value), start):
-            raise _bad(f"The request body has '{name}' more than once.", name)
-        starts[name] = start
-        position = after.end()
-    return starts
+    """Where each field's value begins."""
+    try:
+        return {name: start for name, _, start, _ in walk(raw, 0, fields)}
+    except RepeatedNameError as error:
+        name = error.args[0]
+        raise _bad(f"The request body has '{name}' more than once.", name) from None
 
 
 def _bad(message: str, param: str | None = None) -> ApiError:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
 import msgspec
 
+from gateway.protocol.chunk_shapes import CHUNK, COUNTED_CHUNK, OBJECT, ODD_CHUNK, SCORED_CHUNK, Chunk, CountedChoice, TextChoice
+from gateway.protocol.evidence import EvidenceReader
+from gateway.protocol.learned import Learned, inside_string, learn
 from gateway.protocol.reader import StreamReader
-from gateway.protocol.sse import event_data
-from gateway.protocol.usage import WireUsage
+from gateway.protocol.spans import numbers_only
+from gateway.protocol.stripping import LOGPROBS_NAME, UNREADABLE, strip, strip_event
+from policies.scores import UNAVAILABLE, Scores
 
 CHOICES_MAX = 4096
 """Choices of one stream."""
@@ -17,90 +18,42 @@ LEARNINGS_MAX = 100
 """Times that a stream is learned anew: some engines put the second into every chunk."""
 DONE = b"data: [DONE]\n\n"
 
-_TEXT = re.compile(rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+')
-"""What may stand between the quotes of a JSON string; escaped surrogates, which must come in pairs, are left to the parser."""
-_TEXT_STARTS = (b'"content":"', b'"text":"', b'"reasoning":"', b'"reasoning_content":"', b'"arguments":"')
-_LOGPROBS = b'"logprobs":{'
-_inside_string, _text_at = _TEXT.fullmatch, _TEXT.match
-
-
-class _Choice(msgspec.Struct):
-    index: int | None = 0
-    finish_reason: str | None = None
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] | None = None
-    usage: WireUsage | None = None
-    error: Any = None
-    object: str | None = None
-    model: str | None = None
-
-
-class _Logprobs(msgspec.Struct):
-    """The entries alone are counted: chat has `content` and `refusal`, completions have `tokens` (llama-server: `content`)."""
-
-    content: list[msgspec.Raw] | None = None
-    refusal: list[msgspec.Raw] | None = None
-    tokens: list[msgspec.Raw] | None = None
-
-
-class _FullChoice(_Choice):
-    delta: dict[str, Any] | None = None
-    text: str | None = None
-    logprobs: _Logprobs | None = None
-
-    def tokens(self) -> int:
-        if (found := self.logprobs) is not None:
-            entries = len(found.content or ()) + len(found.refusal or ()) + len(found.tokens or ())
-            if entries:
-                return entries
-        return int(self.has_content())
-
-    def has_content(self) -> bool:
-        """Some text, reasoning, refusal or tool call, under whatever name; a role is none."""
-        return bool(self.text) or (self.delta is not None and any(value for name, value in self.delta.items() if name != "role"))
-
-
-class _FullChunk(_Chunk):
-    choices: list[_FullChoice] | None = None  # type: ignore[assignment]  # a chunk is read, never written to
-
-
-_CHUNK = msgspec.json.Decoder(_Chunk)
-_FULL_CHUNK = msgspec.json.Decoder(_FullChunk)
-_OBJECT = msgspec.json.Decoder(dict[str, Any])
-
 
 class ChunkStream(StreamReader):
     """A chat or completions stream.
 
-    Engines repeat every byte of a chunk but its text. So of a chunk that was parsed the bytes before and after its text are
-    kept, and an event that has the same, with nothing but the inside of a JSON string between them, is the same chunk with
-    another text: it ends nothing, reports nothing new, is no error, and is passed on without parsing. That is after the
-    commit and for a single choice; everything else is parsed.
+    Engines repeat every byte of a chunk but its text and its log-probabilities. So of a chunk that was parsed what stands around
+    them is kept, and an event that has the same is passed on without parsing (`gateway.protocol.learned`). That is after the
+    commit, or while evidence is read, and for a single choice; everything else is parsed.
+
+    `evidence` reads the log-probabilities, before the commit and, where it says so, after it. What came only because the gateway
+    asked for it is taken out.
     """
 
     __slots__ = (
-        "_after",
-        "_after_bytes",
-        "_before",
-        "_before_bytes",
         "_choices",
+        "_evidence",
         "_finished",
+        "_keep",
+        "_learned",
         "_learnings",
+        "_reads",
         "_strip_usage",
         "_unparsed",
     )
 
-    def __init__(self, choices: int, strip_usage: bool) -> None:
+    def __init__(self, choices: int, strip_usage: bool, evidence: EvidenceReader | None = None) -> None:
         super().__init__()
         self._choices = choices
         self._strip_usage = strip_usage
+        self._evidence = evidence
+        self._reads = evidence is not None
+        """Evidence is being read."""
+        self._keep = evidence.keep if evidence is not None else None
+        """As `EvidenceReader.keep`."""
         self._finished: dict[int, str] = {}
         """Why each choice that was seen ended; "" while it has not."""
-        self._before = self._after = b""
-        """Of the learned chunk, up to its text and from there on; empty while none is."""
-        self._before_bytes = self._after_bytes = 0
+        self._learned: Learned | None = None
         self._learnings = 0
         self._unparsed = False
         """An event begins with the next byte, and one like the learned chunk needs no parsing."""
@@ -118,37 +71,74 @@ class ChunkStream(StreamReader):
             return False
         return self.done_seen or len(self._finished) >= self._choices
 
+    def scores(self) -> Scores:
+        return self._evidence.scores() if self._evidence is not None else UNAVAILABLE
+
+    def commit(self) -> None:
+        super().commit()
+        if self._evidence is not None and not self._evidence.after_commit:
+            self._reads = False
+
     def feed(self, data: bytes) -> bytes:
-        if self._unparsed and (
-            (
-                data.endswith(self._after)
-                and data.startswith(self._before)
-                and _inside_string(data, self._before_bytes, len(data) - self._after_bytes) is not None
-            )
-            or self._are_like_learned(data)
-        ):
+        learned = self._learned
+        if learned is None or not self._unparsed:
+            return self._feed_parsed(data)
+        if learned.middle_bytes:
+            return self._feed_alike(learned, data)
+        if (
+            data.endswith(learned.after)
+            and data.startswith(learned.before)
+            and inside_string(data, learned.before_bytes, len(data) - learned.after_bytes) is not None
+        ) or learned.all_alike(data):
             return data
+        return self._feed_parsed(data)
+
+    def _feed_parsed(self, data: bytes) -> bytes:
         out = super().feed(data)
-        self._unparsed = bool(self._before) and self._kept and not self._splitter.tail and not self.failed
+        self._unparsed = self._learned is not None and self._kept and not self._splitter.tail and not self.failed
         return out
 
-    def _are_like_learned(self, data: bytes) -> bool:
-        """Whole events, each of them the learned chunk with another text."""
-        start, size = 0, len(data)
-        while data.startswith(self._before, start):
-            match = _text_at(data, start + self._before_bytes)
-            if match is None or not data.startswith(self._after, match.end()):
-                return False
-            start = match.end() + self._after_bytes
-            if start == size:
-                return True
-        return False
+    def _feed_alike(self, learned: Learned, data: bytes) -> bytes:
+        """Events like the learned one, which has log-probabilities; from the first that is not they are parsed."""
+        size = len(data)
+        end = self._take_alike(learned, data, 0)
+        if end == size:
+            return data if learned.keep is None else learned.given(data, 0, end)
+        start = 0
+        parts: list[bytes] = []
+        while end:
+            parts.append(learned.given(data, start, end))
+            start = end
+            end = self._take_alike(learned, data, start) if start < size else 0
+        if not start:
+            return self._feed_parsed(data)
+        if start < size:
+            parts.append(self._feed_parsed(data[start:]))
+        elif learned.keep is None:
+            return data
+        return b"".join(parts)
+
+    def _take_alike(self, learned: Learned, data: bytes, start: int) -> int:
+        """Take note of the event that begins at `start` if it is like the learned one; returns where it ends, or 0."""
+        if not self._reads or self._evidence is None:
+            return learned.alike(data, start)
+        end = learned.alike(data, start, True)
+        if end:
+            begin = learned.logprobs_at
+            text_end = begin + 1 - learned.middle_bytes
+            kind = learned.kind if text_end > start + learned.before_bytes else ""
+            tokens = self._evidence.take_alike(kind, data[begin : end - learned.after_bytes + 1])
+            if tokens < 0:
+                return 0
+            self.tokens += tokens
+        return end
 
     def _all_finished(self) -> bool:
         return bool(self._finished) and all(self._finished.values())
 
     def _read(self, event: bytes, data: bytes) -> bool:
-        if self._before and self._are_like_learned(event):
+        learned = self._learned
+        if learned is not None and self._take_alike(learned, event, 0):
             return True
         if data == b"[DONE]":
             if not self._all_finished():
@@ -156,18 +146,51 @@ class ChunkStream(StreamReader):
             self.done_seen = True
             return True
         try:
-            chunk = (_CHUNK if self._committed and self.content_seen else _FULL_CHUNK).decode(data)
+            chunk = self._decode(data)
             if chunk.error or chunk.object == "error":
-                return self._fail(chunk.error or _OBJECT.decode(data))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                return self._fail(chunk.error or OBJECT.decode(data))
+        except UNREADABLE:
             return self._break("an event of the stream is not a chunk of the API")
-        if isinstance(chunk, _FullChunk):
-            for choice in chunk.choices or ():
-                self.tokens += choice.tokens()
-                self.content_seen = self.content_seen or bool(choice.finish_reason) or choice.has_content()
+        for choice in chunk.choices or ():
+            if isinstance(choice, TextChoice):
+                self._take(choice)
         return self._note(chunk, event)
 
-    def _note(self, chunk: _Chunk, event: bytes) -> bool:
+    def _decode(self, data: bytes) -> Chunk:
+        """Raises what msgspec raises. NaN among the log-probabilities, which is no JSON, spoils them and not the answer."""
+        decoder = SCORED_CHUNK if self._reads else CHUNK if self._committed and self.content_seen else COUNTED_CHUNK
+        try:
+            return decoder.decode(data)
+        except msgspec.DecodeError:
+            if self._evidence is None:
+                raise
+        readable = numbers_only(data)
+        try:
+            return decoder.decode(readable)
+        except msgspec.ValidationError:
+            return (ODD_CHUNK if self._reads else CHUNK).decode(readable)
+
+    def _take(self, choice: TextChoice) -> None:
+        if isinstance(choice, CountedChoice):
+            self.tokens += choice.tokens()
+        elif self._evidence is not None:
+            self.tokens += self._evidence.take(choice)
+        self.content_seen = self.content_seen or bool(choice.finish_reason) or choice.has_content()
+
+    def _given(self, event: bytes, data: bytes) -> bytes:
+        keep = self._keep
+        if keep is None or data.find(LOGPROBS_NAME) < 0:
+            return event
+        learned = self._learned
+        if learned is not None and learned.middle_bytes and (end := learned.alike(event, 0)):
+            return learned.given(event, 0, end)
+        try:
+            return strip_event(event, data, strip(data, keep))
+        except UNREADABLE:
+            self._break("an event of the stream is not a chunk of the API")
+            return b""
+
+    def _note(self, chunk: Chunk, event: bytes) -> bool:
         if chunk.model:
             self.model = chunk.model
         if chunk.usage is not None:
@@ -181,37 +204,19 @@ class ChunkStream(StreamReader):
                 finished[index] = choice.finish_reason or ""
         if len(finished) > CHOICES_MAX:
             return self._break(f"the stream has more than {CHOICES_MAX} choices")
-        if self._committed and self.content_seen and self._choices == len(finished) == len(chunk.choices) == 1:
+        if (self._committed or self._reads) and self.content_seen and self._choices == len(finished) == len(chunk.choices) == 1:
             self._learn(event)
         return True
 
     def _learn(self, event: bytes) -> None:
-        """Keep what stands around this chunk's text, if that alone is a chunk whose choice has not ended: so the text is a
-        string within it, and any other string can take its place."""
-        if self._learnings == LEARNINGS_MAX or event.find(_LOGPROBS) >= 0:  # which change with every token
+        """Keep what stands around this chunk's text. While evidence is read, only if there is some in it: text without any counts
+        otherwise."""
+        if self._learnings == LEARNINGS_MAX:
             return
         self._learnings += 1
-        for start in _TEXT_STARTS:
-            at = event.find(start)
-            if at >= 0:
-                break
-        else:
-            return
-        at += len(start)
-        match = _text_at(event, at)
-        if match is None:
-            return
-        before, after = event[:at], event[match.end() :]
-        data = event_data(before + after)
-        if not before.startswith(b"data: {") or not after.endswith(b"\n\n") or data is None:
-            return
-        try:
-            chunk = _CHUNK.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return
-        if chunk.choices is not None and len(chunk.choices) == 1 and not chunk.choices[0].finish_reason:
-            self._before, self._before_bytes = before, len(before)
-            self._after, self._after_bytes = after, len(after)
+        learned = learn(event, self._keep)
+        if learned is not None and (learned.middle_bytes or not self._reads):
+            self._learned = learned
 
     def _ending(self) -> bytes:
         if not self.whole or self.done_seen:

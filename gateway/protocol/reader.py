@@ -7,6 +7,7 @@ from typing import Any
 from gateway.protocol.errors import error_message
 from gateway.protocol.sse import BOM, EventSplitter, event_data, is_line_end
 from gateway.protocol.usage import Usage
+from policies.scores import UNAVAILABLE, Scores
 
 EVENT_BYTES_MAX = 8 * 1024 * 1024
 """One event of a stream; a larger one breaks it."""
@@ -51,7 +52,8 @@ class StreamReader:
         self.done_seen = False
         """The stream said that it is over."""
         self.tokens = 0
-        """Tokens of content before `commit`: the log-probability entries where the backend gives them, else the events."""
+        """Tokens of content before `commit`: the log-probability entries where the backend gives them, else the events. Where
+        evidence is read, those of the kind that it is read of."""
         self.model = ""
         """The model as the backend names it."""
         self.usage: Usage | None = None
@@ -66,6 +68,10 @@ class StreamReader:
         """Nothing of the reply is missing."""
         raise NotImplementedError
 
+    def scores(self) -> Scores:
+        """Of the evidence that was read so far."""
+        return UNAVAILABLE
+
     def commit(self) -> None:
         """Nobody asks for `tokens` any more: what need not be parsed is not."""
         self._committed = True
@@ -78,13 +84,14 @@ class StreamReader:
         altered = bool(splitter.tail)
         kept = []
         for event in splitter.split(data):
-            if self._keeps(event):
-                kept.append(event)
-            else:
+            given = self._take_event(event)
+            if given is not event:
                 altered = True
-                if self.failed:
-                    splitter.tail.clear()
-                    break
+            if given:
+                kept.append(given)
+            elif self.failed:
+                splitter.tail.clear()
+                break
         if splitter.tail:
             altered = True
             if len(splitter.tail) > EVENT_BYTES_MAX:
@@ -100,24 +107,30 @@ class StreamReader:
         if tail and not self.failed:
             self._splitter.tail.clear()
             event = tail + (b"\n" if tail.endswith(b"\n") else b"\n\n")
-            if self._keeps(event):
-                out = event
+            out = self._take_event(event)
             if self.broken is not None:
                 self.broken, self.failed = None, False
         return out + self._ending()
 
-    def _keeps(self, event: bytes) -> bool:
-        """Take note of an event; False if the client must not get it."""
+    def _take_event(self, event: bytes) -> bytes:
+        """Take note of an event; returns it as the client may be given it, empty if it must not get it."""
         opening, self._opening = self._opening, False
         if is_line_end(event):
-            return self._kept  # with what it follows
+            return event if self._kept else b""  # with what it follows
         data = event_data(event.removeprefix(BOM) if opening else event)
-        self._kept = data is None or self._read(event, data)
-        return self._kept
+        if data is None:
+            self._kept = True
+            return event
+        self._kept = self._read(event, data)
+        return self._given(event, data) if self._kept else b""
 
     def _read(self, event: bytes, data: bytes) -> bool:
         """Take note of an event that has data; False if the client must not get it."""
         raise NotImplementedError
+
+    def _given(self, event: bytes, data: bytes) -> bytes:
+        """An event that has data and goes to the client, as it goes there."""
+        return event
 
     def _break(self, why: str) -> bool:
         """The stream is not what it had to be; False, since what shows it is not for the client."""
