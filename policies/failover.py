@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.plan import Answer, Call, CallError, Features, Plan, call
+from policies.plan import Answer, Call, CallError, Features, Outcome, Plan, call
 
 
 class Single:
@@ -15,6 +15,7 @@ class Single:
 
     def decide(self, features: Features) -> Plan:
         outcome = yield self._call  # the most common plan of all: no generator within the generator
+        assert isinstance(outcome, Outcome)
         return Answer(outcome)
 
     def backends(self) -> tuple[str, ...]:

@@ -7,9 +7,11 @@ and draws no random number, so that a test, `headgate explain`, a replay and the
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
+
+from policies.scores import Scores, Status
 
 Endpoint: TypeAlias = Literal["chat", "completions", "embeddings", "responses", "messages"]
 
@@ -17,7 +19,42 @@ Reason: TypeAlias = Literal["primary", "ood", "low_confidence", "failover", "hed
 """Why the backend that served was the one: `x-headgate-reason`."""
 
 CALLS_MAX = 8
-"""Calls that one exchange may make, at the most: a policy that asks for more is stopped with an error."""
+"""Calls that one exchange may make, at the most: a policy that asks for more is stopped with an error. A race counts all of its."""
+
+ScoreStatus: TypeAlias = Status
+"""What a score rests on: `policies.scores`."""
+
+TokenKind: TypeAlias = Literal["content", "tool_arguments", "all"]
+"""Which tokens of a reply are scored; `content` leaves reasoning and tool calls out."""
+
+Ood: TypeAlias = Literal["true", "false", "unscored"]
+"""`x-headgate-ood`: is the request out of distribution; `unscored` where nothing could be scored."""
+
+Agreement: TypeAlias = Literal["exact", "label", "json_fields", "judge"]
+"""How an audit tells whether two answers agree."""
+
+Percentile: TypeAlias = Literal["p50", "p90", "p95", "p99"]
+
+
+class RouteState(msgspec.Struct, frozen=True):
+    """What the worker knows of a route at this moment, and a rule may go by."""
+
+    defer_limited: bool = False
+    """More than `defer_limit` allows was deferred of late."""
+    tightened: int = 0
+    """How often an audit has tightened the calibrated thresholds: each time half as much is accepted."""
+    disabled: bool = False
+    """An audit has switched the cascade off: everything goes to the last stage."""
+
+
+class Assessment(msgspec.Struct, frozen=True):
+    """What a detector says of a request."""
+
+    status: ScoreStatus
+    score: float | None = None
+    """Rises with OOD. None where unavailable, as below."""
+    energy: float | None = None
+    in_distribution: bool | None = None
 
 
 class Features(msgspec.Struct, frozen=True):
@@ -40,6 +77,10 @@ class Features(msgspec.Struct, frozen=True):
     """The body's `user` field."""
     prompt_chars: int = 0
     """Characters of text in the prompt."""
+    routes: Mapping[str, RouteState] = {}
+    """The state of those routes that have one (`Snapshot.stateful`), by name."""
+    assessment: Assessment | None = None
+    """Filled in by a guard for the rule that it wraps."""
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -98,11 +139,27 @@ class Outcome(msgspec.Struct, frozen=True):
     """What came of a call when its hold was reached, or when it failed."""
 
     call: int
-    """Which call of the exchange, from 0."""
+    """Which call of the exchange, from 0; each call of a race has a number of its own, in the order in which they were sent."""
     backend: str
     error: CallError | None = None
     complete: bool = False
     """The reply had ended when it was judged."""
+    scores: Scores | None = None
+    """None only where the call asked for no evidence."""
+    place: int = 0
+    """Which of a race's calls this came of; 0 where there was no race."""
+    sent: int = 1
+    """How many of a race's calls had been sent when it was decided; 1 where there was no race."""
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """What of a reply's evidence the policy wants scored."""
+
+    tokens: TokenKind = "content"
+    top: int = 0
+    """How many of the likeliest tokens each position needs; 0: the chosen token alone."""
+    logits: bool = False
+    """The backend's evidence is raw logits."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -110,6 +167,61 @@ class Call(msgspec.Struct, frozen=True):
 
     backend: str
     hold: Hold = HOLD_NONE
+    evidence: Evidence | None = None
+    keep: tuple[int, ...] = ()
+    """Earlier calls that go on meanwhile, since they may still be answered or audited. Every other call that is under way is
+    cancelled as this one is sent."""
+
+
+class Race(msgspec.Struct, frozen=True):
+    """Send the first call, and the next one where it has not come to an outcome after so long; is sent back the first `Outcome`
+    without an error, and the losers are cancelled. Where a call fails the race goes on with those that were sent already, and
+    sends no other; it comes to the last failure where all of those fail. `keep` of the first call holds for the race."""
+
+    calls: tuple[Call, ...]
+    after: float | Percentile
+    """Seconds, or a percentile of the first call's usual time to its hold; counted from when that call was sent."""
+    budget_percent: float
+    """The later calls may be so many percent of the first ones, of late; where they are more, the race is the first call alone."""
+    other_replica: bool = False
+    """A later call goes to a replica that no earlier one is at; where there is none, it is not sent."""
+
+
+class Assess(msgspec.Struct, frozen=True):
+    """Is the request like those that a detector was fitted on; is sent back an `Assessment`. The gateway reads the guard text
+    off the request (`policies.ood.text`) and asks the detector by this name (`Snapshot.detectors`)."""
+
+    detector: str
+    segment: str | None = None
+    """The request's segment, whose threshold holds where the detector has one of its own for it."""
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """Why the outcome of a stage was accepted or deferred: for the record and for `headgate explain`."""
+
+    call: int
+    deferred: bool
+    by: str
+    """The score that decided (`mean_logprob`, `calibrated`), or what did in its place: `when_unscored`, `defer_limit`, `error`."""
+    value: float | None = None
+    """The score; None where it is unavailable."""
+    bound: float | None = None
+    """What the score was held against."""
+    status: ScoreStatus = "unavailable"
+    backend: str = ""
+
+
+class Mirror(msgspec.Struct, frozen=True):
+    """A copy that is made off the client's path, once it has its answer. It never changes an answer.
+
+    `audit_accepted`: the same request to `backend`, whose reply is compared with that of call `call`, which was accepted.
+    `audit_deferred`: call `call`, to `backend`, was deferred and is let finish; its reply is compared with the answer.
+    """
+
+    purpose: Literal["audit_accepted", "audit_deferred"]
+    backend: str
+    call: int
+    agree: Agreement
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -117,6 +229,13 @@ class Answer(msgspec.Struct, frozen=True):
 
     outcome: Outcome
     reason: Reason = "primary"
+    ood: Ood | None = None
+    """None where no guard stands."""
+    low_confidence: bool = False
+    """It was judged not good enough and is served all the same, since nothing better could be had."""
+    judgements: tuple[Judgement, ...] = ()
+    mirrors: tuple[Mirror, ...] = ()
+    assessment: Assessment | None = None
 
 
 class Refuse(msgspec.Struct, frozen=True):
@@ -126,16 +245,20 @@ class Refuse(msgspec.Struct, frozen=True):
     kind: str
     message: str
     code: str | None = None
+    ood: Ood | None = None
+    judgements: tuple[Judgement, ...] = ()
+    assessment: Assessment | None = None
 
 
-Verb: TypeAlias = Call
-Result: TypeAlias = Outcome
+Verb: TypeAlias = Call | Race | Assess
+Result: TypeAlias = Outcome | Assessment
+"""An `Assessment` for `Assess`, an `Outcome` for the others."""
 Verdict: TypeAlias = Answer | Refuse
 Plan: TypeAlias = Generator[Verb, Result, Verdict]
 
 
 class Rule(Protocol):
-    """Anything that decides a request: a single backend, a failover, later a cascade or a guard around one."""
+    """Anything that decides a request: a single backend, a failover, a cascade, a guard around one of them."""
 
     def decide(self, features: Features) -> Plan: ...
 
@@ -144,9 +267,18 @@ class Rule(Protocol):
         ...
 
 
-def call(backend: str, hold: Hold = HOLD_NONE) -> Generator[Call, Outcome, Outcome]:
+def call(backend: str, hold: Hold = HOLD_NONE) -> Generator[Call, Result, Outcome]:
     """The typed way to yield `Call`: `outcome = yield from call("small")`."""
-    outcome = yield Call(backend, hold)
+    return (yield from ask(Call(backend, hold)))
+
+
+_Asking = TypeVar("_Asking", Call, Race)
+
+
+def ask(verb: _Asking) -> Generator[_Asking, Result, Outcome]:
+    """The typed way to yield a `Call` or a `Race` that was made before."""
+    outcome = yield verb
+    assert isinstance(outcome, Outcome)
     return outcome
 
 
@@ -158,3 +290,10 @@ def advance(plan: Plan, result: Result | None) -> Verb | Verdict:
     except StopIteration as stop:
         verdict: Verdict = stop.value
         return verdict
+
+
+def assess(verb: Assess) -> Generator[Assess, Result, Assessment]:
+    """The typed way to yield `Assess`."""
+    assessment = yield verb
+    assert isinstance(assessment, Assessment)
+    return assessment

@@ -110,8 +110,10 @@ def drive(plan: Plan, failures: Mapping[str, CallError]) -> tuple[list[Step], An
     steps: list[Step] = []
     outcome: Outcome | None = None
     try:
-        verb: Call = next(plan)
+        verb = next(plan)
         while len(steps) < CALLS_MAX:
+            if not isinstance(verb, Call):
+                raise NotImplementedError(f"explain does not know {type(verb).__name__} yet")
             error = failures.get(verb.backend)
             outcome = Outcome(len(steps), verb.backend, error, complete=error is None and verb.hold.all)
             steps.append(Step(verb.backend, worded_hold(verb.hold), f"fails: {error.message}" if error else "answers"))
