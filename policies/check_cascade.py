@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from policies.check_deferral import check_condition, conditions
+from policies.check_deferral import check_condition
 from policies.findings import Findings
 from policies.plan import CALLS_MAX
-from policies.rules import last_backends, replicated
+from policies.rules import conditions, last_backends, replicated
 from policies.schema import TO_REPLICA, Audit, Cascade, Route, Stage
 
 _OF_THE_RULE = ("hold", "tokens", "when_unscored")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from policies import calibrated
 from policies.calibrated import Binding, Calibration, CalibrationError
 from policies.deferral import FEATURES, OOD_ENERGY, OOD_SCORE, SEGMENT, natural_direction
@@ -15,14 +13,6 @@ DEPTH_MAX = 4
 """Levels of `any` and `all` within each other."""
 _KINDS = ("score", "calibration", "any", "all")
 _OF_A_SCORE = ("below", "above", "q")
-
-
-def conditions(when: DeferWhen) -> Iterator[DeferWhen]:
-    """The rules of a tree that have no rules within them."""
-    if not when.any and not when.all:
-        yield when
-    for each in (*when.any, *when.all):
-        yield from conditions(each)
 
 
 def check_condition(findings: Findings, path: str, route: Route, stage: Stage, when: DeferWhen, depth: int = 0) -> None:

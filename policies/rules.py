@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from policies import schema
 from policies.cascade import Cascade, CompiledAudit, CompiledStage
@@ -12,7 +12,7 @@ from policies.guard import Guard
 from policies.hedge import Hedge
 from policies.labels import CompiledSegment
 from policies.plan import HOLD_ALL, HOLD_NONE, Call, Hold, Rule
-from policies.schema import Policy, Route, Stage
+from policies.schema import DeferWhen, Policy, Route, Stage
 
 
 def compile_rule(route: Route, policy: Policy, files: Mapping[str, bytes]) -> Rule:
@@ -28,6 +28,22 @@ def the_segment(route: Route, policy: Policy) -> CompiledSegment | None:
     """The one segment of a route, by which detectors and calibrations may be cut; None where it has none or several."""
     named = [segment for segment in policy.segments if segment.name in route.segments]
     return CompiledSegment(named[0]) if len(named) == 1 else None
+
+
+def named_files(policy: Policy) -> frozenset[str]:
+    """The paths of the files that compiling needs."""
+    detectors = {detector.artifact for detector in policy.detectors}
+    rules = [stage.defer_when for route in policy.routes if route.cascade for stage in route.cascade.stages if stage.defer_when]
+    learned = {each.calibration for rule in rules for each in conditions(rule) if each.calibration is not None}
+    return frozenset(detectors | learned)
+
+
+def conditions(when: DeferWhen) -> Iterator[DeferWhen]:
+    """The deferral rules of a tree that have no rules within them."""
+    if not when.any and not when.all:
+        yield when
+    for each in (*when.any, *when.all):
+        yield from conditions(each)
 
 
 def last_backends(cascade: schema.Cascade) -> tuple[str, ...]:

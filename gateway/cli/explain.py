@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--fail: there is no backend {unknown[0]!r}; there are {', '.join(known)}", USAGE)
     try:
         explanation = explain(
-            compile_policy(policy, loaded.version),
+            compile_policy(policy, loaded.version, loaded.files),
             read_request(args.request),
             endpoint=args.endpoint,
             key=find_key(policy, args.key),
