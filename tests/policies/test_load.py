@@ -231,7 +231,7 @@ def test_matches_that_share_no_request_are_not_warned_of() -> None:
 def test_a_worker_decodes_what_was_encoded() -> None:
     found = load_text((FOLDER / "right" / "everything.yaml").read_bytes())
     assert decode(encode(found.policy)) == found.policy
-    assert compile_policy(decode(encode(found.policy)), found.version).version == found.version
+    assert compile_policy(decode(encode(found.policy)), found.version, found.files).version == found.version
 
 
 def test_compiling_reads_no_yaml_and_does_no_io() -> None:
