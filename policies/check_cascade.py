@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from policies.check_deferral import check_condition
 from policies.findings import Findings
 from policies.plan import CALLS_MAX
-from policies.rules import conditions, last_backends, replicated
-from policies.schema import TO_REPLICA, Audit, Cascade, Route, Stage
+from policies.rules import conditions, hedged_calls, last_backends
+from policies.schema import Audit, Cascade, Route, Stage
 
 _OF_THE_RULE = ("hold", "tokens", "when_unscored")
 
@@ -72,9 +72,7 @@ def _placed(path: str, cascade: Cascade) -> Iterator[tuple[str, str]]:
 
 def _check_calls(findings: Findings, path: str, route: Route, cascade: Cascade) -> None:
     called = [stage.backend for stage in cascade.stages] + list(last_backends(cascade))
-    hedged = 0
-    if route.hedge is not None:
-        hedged = sum(name in replicated(findings.policy) for name in called) if route.hedge.to == TO_REPLICA else 1
+    hedged = hedged_calls(called, route.hedge, findings.policy) if route.hedge is not None else 0
     if len(called) + hedged > CALLS_MAX:
         races = f", {hedged} of them by its hedge" if hedged else ""
         findings.error(path, f"one request could make {len(called) + hedged} calls{races}; at most {CALLS_MAX} may be made")

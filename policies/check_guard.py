@@ -5,7 +5,8 @@ from __future__ import annotations
 from policies.detector import DetectorError, open_artifact, threshold_of
 from policies.errors import nearest, shown
 from policies.findings import Findings
-from policies.rules import last_backends, replicated
+from policies.plan import CALLS_MAX
+from policies.rules import hedged_calls, last_backends, replicated
 from policies.schema import TO_REPLICA, Detector, Guard, Hedge, Route
 
 
@@ -58,6 +59,7 @@ def check_hedge(findings: Findings, path: str, route: Route, hedge: Hedge) -> No
     route_path = path.removesuffix(".hedge")
     if not findings.complete(route_path) or not findings.readable(f"{path}.to"):
         return
+    _check_calls(findings, path, route, hedge)
     stages = tuple(stage.backend for stage in route.cascade.stages) if route.cascade is not None else ()
     firsts = last_backends(route.cascade) if route.cascade is not None else route.failover or ((route.backend,) if route.backend else ())
     here = f"{path}.to" if findings.written(f"{path}.to") else path
@@ -74,3 +76,10 @@ def check_hedge(findings: Findings, path: str, route: Route, hedge: Hedge) -> No
         findings.error(here, f'"{hedge.to}" is the backend that is hedged', f"for another replica of it write {TO_REPLICA}")
     elif hedge.to in stages:
         findings.error(here, f'"{hedge.to}" is a stage of this cascade, and no longer of use when its last stage is slow')
+
+
+def _check_calls(findings: Findings, path: str, route: Route, hedge: Hedge) -> None:
+    """Of a failover; a cascade counts its own."""
+    calls = len(route.failover) + hedged_calls(route.failover, hedge, findings.policy)
+    if calls > CALLS_MAX:
+        findings.error(path, f"with its hedge one request could make {calls} calls; at most {CALLS_MAX} may be made")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from policies import schema
 from policies.cascade import Cascade, CompiledAudit, CompiledStage
@@ -54,6 +54,13 @@ def last_backends(cascade: schema.Cascade) -> tuple[str, ...]:
 def replicated(policy: Policy) -> frozenset[str]:
     """The backends with more than one replica."""
     return frozenset(backend.name for backend in policy.backends if len(backend.replicas) > 1)
+
+
+def hedged_calls(called: Sequence[str], hedge: schema.Hedge, policy: Policy) -> int:
+    """How many calls a hedge can add to those of a route."""
+    if hedge.to == schema.TO_REPLICA:
+        return len(replicated(policy).intersection(called))
+    return int(hedge.to not in called)
 
 
 def compile_hold(hold: schema.HoldFor | str) -> Hold:
