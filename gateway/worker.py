@@ -25,6 +25,7 @@ from gateway.exchange.executor import Exchange
 from gateway.exchange.order import Site
 from gateway.exchange.snapshot import Snapshots
 from gateway.link.messages import Discard, Down, ExchangeRecord, Hello, Overlay, Prepare, Prepared, ReplicaSeen, Swap, Swapped
+from gateway.link.named_files import read_named
 from gateway.link.unix import WorkerLink, socket_path
 from gateway.protocol.errors import error_body, kind_of
 from gateway.server.accept import Acceptor
@@ -185,7 +186,8 @@ class Worker:
 
     def _prepare(self, message: Prepare) -> None:
         try:
-            self.snapshots.prepare(compile_policy(decode(message.policy), message.version))
+            files = {path: read_named(message.files, digest) for path, digest in message.named.items()}
+            self.snapshots.prepare(compile_policy(decode(message.policy), message.version, files))
         except Exception as error:
             log.exception("the policy cannot be prepared", extra={"version": message.version})
             self.link.send(Prepared(message.version, f"{type(error).__name__}: {error}"))

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from policies.check_cascade import check_cascade
+from policies.check_guard import check_guard, check_hedge
 from policies.document import below
 from policies.errors import nearest, shown
 from policies.findings import Findings
@@ -22,6 +24,12 @@ def check_route(findings: Findings, path: str, route: Route) -> None:
     for index, match in enumerate(route.matches):
         _check_match(findings, f"{path}.matches[{index}]", match)
     _check_answerer(findings, path, route)
+    if route.cascade is not None:
+        check_cascade(findings, f"{path}.cascade", route, route.cascade)
+    if route.guard is not None:
+        check_guard(findings, f"{path}.guard", route, route.guard)
+    if route.hedge is not None:
+        check_hedge(findings, f"{path}.hedge", route, route.hedge)
     findings.without_repeats(f"{path}.segments", route.segments)
     for index, name in enumerate(route.segments):
         findings.refers(f"{path}.segments[{index}]", name, "segments", "segment")
@@ -33,11 +41,14 @@ def check_route(findings: Findings, path: str, route: Route) -> None:
 
 
 def _check_answerer(findings: Findings, path: str, route: Route) -> None:
-    has_backend, has_failover = findings.written(f"{path}.backend"), findings.written(f"{path}.failover")
-    if has_backend and has_failover:
+    has_failover = findings.written(f"{path}.failover")
+    answerers = [name for name in ("backend", "failover", "cascade") if findings.written(f"{path}.{name}")]
+    if answerers == ["backend", "failover"]:
         findings.error(path, "has both backend and failover", "keep one: the backends of a failover are a list of its own")
-    elif not has_backend and not has_failover and findings.complete(path):
-        findings.error(path, "has neither backend nor failover: nobody would answer")
+    elif len(answerers) > 1:
+        findings.error(path, f"has both {' and '.join(answerers[-2:])}", "keep one: a cascade names its backends itself")
+    elif not answerers and findings.complete(path):
+        findings.error(path, "has neither backend, failover nor cascade: nobody would answer")
     if route.backend:
         findings.refers(f"{path}.backend", route.backend, "backends", "backend")
     if has_failover and len(route.failover) < 2:

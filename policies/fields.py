@@ -11,7 +11,7 @@ import msgspec
 from policies.schema import Policy
 from policies.units import show_duration, show_size
 
-Unit: TypeAlias = Literal["duration", "size", "percent", "secret"]
+Unit: TypeAlias = Literal["duration", "size", "percent", "secret", "file"]
 
 
 class Leaf(msgspec.Struct, frozen=True):
@@ -22,6 +22,7 @@ class Leaf(msgspec.Struct, frozen=True):
     ge: float | None = None
     gt: float | None = None
     le: float | None = None
+    lt: float | None = None
     min_length: int | None = None
     max_length: int | None = None
     pattern: str | None = None
@@ -79,7 +80,28 @@ class Group(msgspec.Struct, frozen=True):
         return " ".join((self.cls.__doc__ or "").split())
 
 
-Shape: TypeAlias = Leaf | Choice | Many | Table | Group
+class Either(msgspec.Struct, frozen=True):
+    """One word or name, or something else: a mapping, a duration."""
+
+    word: Leaf | Choice
+    other: Leaf | Group
+
+    def of(self, value: Any) -> Leaf | Choice | Group:
+        """The shape of a value that is there."""
+        return self.word if isinstance(value, str) else self.other
+
+
+class Again(msgspec.Struct, frozen=True):
+    """A group within itself."""
+
+    cls: type[msgspec.Struct]
+
+    def group(self) -> Group:
+        """The group once more, with its keys."""
+        return group(self.cls)
+
+
+Shape: TypeAlias = Leaf | Choice | Many | Table | Group | Either | Again
 
 
 def policy_shape() -> Group:
@@ -98,7 +120,12 @@ def leaves(shape: Group, path: str = "") -> Iterator[tuple[str, Field]]:
         inner, here = field.shape, f"{path}.{field.name}" if path else field.name
         if isinstance(inner, Many) and isinstance(inner.item, Group):
             inner, here = inner.item, f"{here}[]"
-        if isinstance(inner, Group):
+        if isinstance(inner, Either):
+            yield here, field
+            inner = inner.other
+            if isinstance(inner, Group):
+                yield from leaves(inner, here)
+        elif isinstance(inner, Group):
             yield from leaves(inner, here)
         else:
             yield here, field
@@ -109,6 +136,7 @@ def groups(shape: Group, path: str = "") -> list[tuple[str, Group]]:
     found = [(path, shape)]
     for field in shape.fields:
         inner, suffix = (field.shape.item, "[]") if isinstance(field.shape, Many) else (field.shape, "")
+        inner = inner.other if isinstance(inner, Either) else inner
         if isinstance(inner, Group):
             found += groups(inner, f"{path}.{field.name}{suffix}" if path else f"{field.name}{suffix}")
     return found
@@ -118,6 +146,10 @@ def in_file(value: Any, shape: Shape) -> Any:
     """A value as the file writes it, defaults left out: 600.0 seconds is `10m`. A secret is not shown."""
     if value is None:
         return None
+    if isinstance(shape, Either):
+        return in_file(value, shape.of(value))
+    if isinstance(shape, Again):
+        return in_file(value, shape.group())
     if isinstance(shape, Group):
         pairs = ((f, getattr(value, f.attribute)) for f in shape.fields)
         return {f.name: in_file(held, f.shape) for f, held in pairs if f.required or held != f.default}
@@ -132,19 +164,19 @@ def in_file(value: Any, shape: Shape) -> Any:
     return show(value) if show else int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def group(cls: type[msgspec.Struct]) -> Group:
-    """One schema class as data."""
-    return Group(cls, tuple(_field(info) for info in msgspec.structs.fields(cls)), getattr(cls, "LATER", ()))
+def group(cls: type[msgspec.Struct], within: tuple[type[msgspec.Struct], ...] = ()) -> Group:
+    """One schema class as data; `within` are the classes that it stands in."""
+    return Group(cls, tuple(_field(info, (*within, cls)) for info in msgspec.structs.fields(cls)), getattr(cls, "LATER", ()))
 
 
-def _field(info: msgspec.structs.FieldInfo) -> Field:
+def _field(info: msgspec.structs.FieldInfo, within: tuple[type[msgspec.Struct], ...]) -> Field:
     metas = [m for m in _metadata(info.type) if isinstance(m, msgspec.Meta)]
     description = next((m.description for m in reversed(metas) if m.description), "")
     example = next((m.examples[0] for m in reversed(metas) if m.examples), None)
     default = info.default if info.default is not msgspec.NODEFAULT else None
     if info.default_factory is not msgspec.NODEFAULT:
         default = info.default_factory()
-    shape = _shape(info.type)
+    shape = _shape(info.type, within)
     inner = shape.item if isinstance(shape, Many) else shape
     if isinstance(inner, Group):
         description = description or inner.description
@@ -160,33 +192,39 @@ def _metadata(annotation: Any) -> tuple[Any, ...]:
     return ()
 
 
-def _bare(annotation: Any) -> Any:
-    """Without `Annotated` and without `| None`: leaving a key out is how a policy says none."""
+def _options(annotation: Any) -> list[Any]:
+    """What may stand there, without `Annotated` and without None: leaving a key out is how a policy says none."""
     if get_origin(annotation) is Annotated:
-        return _bare(annotation.__origin__)
+        return _options(annotation.__origin__)
     if get_origin(annotation) in (Union, UnionType):
-        return _bare(next(option for option in get_args(annotation) if option is not NoneType))
-    return annotation
+        return [option for option in get_args(annotation) if option is not NoneType]
+    return [annotation]
 
 
-def _shape(annotation: Any) -> Shape:
+def _shape(annotation: Any, within: tuple[type[msgspec.Struct], ...] = ()) -> Shape:
+    options = _options(annotation)
+    if len(options) == 2:
+        word, other = (_shape(option, within) for option in options)
+        assert isinstance(word, Leaf | Choice)
+        assert isinstance(other, Leaf | Group)
+        return Either(word, other)
     metadata = _metadata(annotation)
     said: dict[str, Any] = {}
     for meta in metadata:
         if isinstance(meta, msgspec.Meta):
             said |= {name: value for name in Leaf.__struct_fields__ if (value := getattr(meta, name, None)) is not None}
             said |= meta.extra or {}
-    bare = _bare(annotation)
+    bare = _options(options[0])[0]
     origin, arguments = get_origin(bare), get_args(bare)
     if origin is Literal:
         return Choice(arguments)
     if origin is tuple:
-        return Many(_shape(arguments[0]), said.get("min_length", 0), said.get("max_length"))
+        return Many(_shape(arguments[0], within), said.get("min_length", 0), said.get("max_length"))
     if origin is dict:
         key = _shape(arguments[0])
         assert isinstance(key, Leaf)
-        return Table(key, _shape(arguments[1]), said.get("max_length"))
+        return Table(key, _shape(arguments[1], within), said.get("max_length"))
     if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
-        return group(bare)
+        return Again(bare) if bare in within else group(bare, within)
     unit = next((m for m in metadata if isinstance(m, str)), None)
     return Leaf(bare, unit, **said)  # type: ignore[arg-type]

@@ -22,6 +22,8 @@ class Findings:
         self._reading = reading
         self._errors = errors
         self._warnings = warnings
+        self.files = reading.files
+        """What the files hold that the policy names, as far as they could be read."""
         self.labels = frozenset(label for key in self.policy.keys for label in key.labels.items())
         """(label, value) of all keys."""
         self._names: dict[str, frozenset[str] | None] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from policies import units
-from policies.fields import Choice, Field, Group, Leaf, Many, Shape, Table, in_file, policy_shape
+from policies.fields import Again, Choice, Either, Field, Group, Leaf, Many, Shape, Table, in_file, policy_shape
 from policies.references import REFERENCE
 
 _PATTERNS = {"duration": units.DURATION, "size": units.SIZE, "secret": REFERENCE}
@@ -46,6 +46,10 @@ def _schema(shape: Shape, definitions: dict[str, Any]) -> dict[str, Any]:
             definitions[shape.cls.__name__] = {}
             definitions[shape.cls.__name__] = _group(shape, definitions)
         return {"$ref": f"#/$defs/{shape.cls.__name__}"}
+    if isinstance(shape, Again):
+        return {"$ref": f"#/$defs/{shape.cls.__name__}"}
+    if isinstance(shape, Either):
+        return {"anyOf": [_schema(shape.word, definitions), _schema(shape.other, definitions)]}
     if isinstance(shape, Choice):
         return {"enum": list(shape.values)}
     if isinstance(shape, Many):
@@ -67,6 +71,7 @@ def _leaf(shape: Leaf) -> dict[str, Any]:
         minimum=shape.ge,
         exclusiveMinimum=shape.gt,
         maximum=shape.le,
+        exclusiveMaximum=shape.lt,
         minLength=shape.min_length,
         maxLength=shape.max_length,
         pattern=shape.pattern,

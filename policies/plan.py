@@ -7,7 +7,7 @@ and draws no random number, so that a test, `headgate explain`, a replay and the
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -199,10 +199,12 @@ class Assess(msgspec.Struct, frozen=True):
 class Judgement(msgspec.Struct, frozen=True):
     """Why the outcome of a stage was accepted or deferred: for the record and for `headgate explain`."""
 
-    call: int
+    call: int | None
+    """None: the stage was not asked, since nothing that it could say would be served."""
     deferred: bool
     by: str
-    """The score that decided (`mean_logprob`, `calibrated`), or what did in its place: `when_unscored`, `defer_limit`, `error`."""
+    """The score that decided (`mean_logprob`, `quantile_logprob(0.1)`, `calibrated`), or what did in its place: `when_unscored`,
+    `defer_limit`, `error`, `no_rule`, `calibration_disabled`, `audit` (which disabled the cascade)."""
     value: float | None = None
     """The score; None where it is unavailable."""
     bound: float | None = None
@@ -267,26 +269,16 @@ class Rule(Protocol):
         ...
 
 
-def call(backend: str, hold: Hold = HOLD_NONE) -> Generator[Call, Result, Outcome]:
+def call(backend: str, hold: Hold = HOLD_NONE) -> Generator[Call | Race, Result, Outcome]:
     """The typed way to yield `Call`: `outcome = yield from call("small")`."""
     return (yield from ask(Call(backend, hold)))
 
 
-_Asking = TypeVar("_Asking", Call, Race)
-
-
-def ask(verb: _Asking) -> Generator[_Asking, Result, Outcome]:
+def ask(verb: Call | Race) -> Generator[Call | Race, Result, Outcome]:
     """The typed way to yield a `Call` or a `Race` that was made before."""
     outcome = yield verb
     assert isinstance(outcome, Outcome)
     return outcome
-
-
-def assess(verb: Assess) -> Generator[Assess, Result, Assessment]:
-    """The typed way to yield `Assess`."""
-    assessment = yield verb
-    assert isinstance(assessment, Assessment)
-    return assessment
 
 
 def advance(plan: Plan, result: Result | None) -> Verb | Verdict:
@@ -297,3 +289,10 @@ def advance(plan: Plan, result: Result | None) -> Verb | Verdict:
     except StopIteration as stop:
         verdict: Verdict = stop.value
         return verdict
+
+
+def assess(verb: Assess) -> Generator[Assess, Result, Assessment]:
+    """The typed way to yield `Assess`."""
+    assessment = yield verb
+    assert isinstance(assessment, Assessment)
+    return assessment

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,7 +12,7 @@ import msgspec
 from policies import document, units
 from policies.document import Node, Scalar, below
 from policies.errors import Mark, Report, nearest, shown
-from policies.fields import Choice, Field, Group, Leaf, Many, Shape, Table, groups, policy_shape
+from policies.fields import Again, Choice, Either, Field, Group, Leaf, Many, Shape, Table, groups, policy_shape
 from policies.references import References
 from policies.schema import Policy
 
@@ -37,6 +37,8 @@ class Reading(msgspec.Struct):
     """Paths of values that were reported: a neutral value stands in the policy instead."""
     incomplete: set[str]
     """Paths of groups with a key that was refused: what seems to be missing may be that."""
+    files: Mapping[str, bytes]
+    """What the files hold that the policy names."""
 
 
 def read_policy(root: Node, report: Report, references: References) -> Reading:
@@ -57,14 +59,16 @@ class _Reader:
         policy = self._read(root, self._shape, "")
         if not isinstance(policy, Policy):
             policy = _neutral(self._shape)
-        return Reading(policy, self._places, self._faulty, self._incomplete)
+        return Reading(policy, self._places, self._faulty, self._incomplete, self._references.files)
 
     def _read(self, node: Node, shape: Shape, path: str) -> Any:
         self._places[path] = node.at
         if isinstance(node, Scalar) and node.value is None:
             value: Any = self._wrong(node, path, f"is empty; expected {_expected(shape)}", "leave the key out for its default")
-        elif isinstance(shape, Group):
-            value = self._group(node, shape, path)
+        elif isinstance(shape, Either):
+            value = self._either(node, shape, path)
+        elif isinstance(shape, Group | Again):
+            value = self._group(node, shape if isinstance(shape, Group) else shape.group(), path)
         elif isinstance(shape, Table):
             value = self._table(node, shape, path)
         elif isinstance(shape, Many):
@@ -150,6 +154,23 @@ class _Reader:
         read = [self._read(item, shape.item, f"{path}[{index}]") for index, item in enumerate(node.items)]
         return tuple(_neutral(shape.item) if value is _BAD else value for value in read)
 
+    def _either(self, node: Node, shape: Either, path: str) -> Any:
+        """Told apart by what stands there: a mapping is the other, a listed word is the word."""
+        word, other = shape.word, shape.other
+        if isinstance(other, Group):
+            if isinstance(node, document.Mapping):
+                return self._group(node, other, path)
+            if isinstance(node, Scalar) and isinstance(word, Leaf):
+                return self._leaf(node, word, path)
+        elif isinstance(node, Scalar) and units.duration(node.text) is not None:
+            return self._leaf(node, other, path)
+        if isinstance(node, Scalar) and isinstance(word, Choice):
+            if node.value in word.values:
+                return node.value
+            hint = nearest(node.text, map(str, word.values)) if isinstance(node.value, str) else ""
+            return self._wrong(node, path, f"expected {_expected(shape)}, not {shown(node.value)}", hint)
+        return self._wrong(node, path, f"expected {_expected(shape)}, not {_kind(node)}")
+
     def _choice(self, node: Scalar, shape: Choice, path: str) -> Any:
         for value in shape.values:
             if value == node.value and type(value) is type(node.value):  # 1.0 and true are not 1
@@ -172,6 +193,8 @@ class _Reader:
             value = self._flag(node, path)
         elif shape.type is str:
             value = self._text(node, path)
+            if shape.unit == "file" and value is not _BAD and len(value) <= (shape.max_length or len(value)):
+                value = self._file(node, value, path)
         else:
             value = self._number(node, shape, path)
         return value if value is _BAD else self._within(node, shape, path, value)
@@ -182,6 +205,14 @@ class _Reader:
         except ValueError as error:
             hint = "write ${env:NAME} or ${file:PATH}" if "by reference" in str(error) else ""
             return self._wrong(node, path, str(error), hint)
+
+    def _file(self, node: Scalar, name: str, path: str) -> Any:
+        """The name itself; what it holds is kept with the policy."""
+        try:
+            self._references.content(name)
+        except ValueError as error:
+            return self._wrong(node, path, str(error), "paths are relative to the policy file")
+        return name
 
     def _unit(self, node: Scalar, path: str, parse: Callable[[str], _T | None], expected: str, base: str) -> _T | _Bad:
         value = parse(node.text)
@@ -246,6 +277,8 @@ class _Reader:
             return self._wrong(node, path, f"must be more than {show(shape.gt)}, not {node.text}")
         if shape.le is not None and value > shape.le:
             return self._wrong(node, path, f"must be at most {show(shape.le)}, not {node.text}")
+        if shape.lt is not None and value >= shape.lt:
+            return self._wrong(node, path, f"must be less than {show(shape.lt)}, not {node.text}")
         return value
 
 
@@ -259,6 +292,10 @@ def _belongs(name: str, shape: Group) -> str:
 
 def _neutral(shape: Shape) -> Any:
     """Stands in for a value that could not be read, so that the rest can be judged."""
+    if isinstance(shape, Either):
+        return _neutral(shape.word)
+    if isinstance(shape, Again):
+        return shape.cls()
     if isinstance(shape, Group):
         required: list[Field] = [field for field in shape.fields if field.required]
         return shape.cls(**{field.attribute: _neutral(field.shape) for field in required})
@@ -270,13 +307,16 @@ def _neutral(shape: Shape) -> Any:
 
 
 def _expected(shape: Shape) -> str:
-    if isinstance(shape, Group | Table):
+    if isinstance(shape, Either):
+        word = ", ".join(map(str, shape.word.values)) if isinstance(shape.word, Choice) else f"a {shape.word.called}"
+        return f"{word} or {_expected(shape.other)}"
+    if isinstance(shape, Group | Table | Again):
         return "a mapping"
     if isinstance(shape, Many):
         return "a list"
     if isinstance(shape, Choice):
         return f"one of {', '.join(map(str, shape.values))}"
-    names = {"duration": "a duration", "size": "a size", "percent": "a percentage", "secret": "a reference"}
+    names = {"duration": "a duration", "size": "a size", "percent": "a percentage", "secret": "a reference", "file": "the name of a file"}
     return names.get(shape.unit or "") or {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[shape.type]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from policies.fields import Choice, Field, Group, Leaf, Many, Shape, Table, groups, in_file, policy_shape
+from policies.fields import Again, Choice, Either, Field, Group, Leaf, Many, Shape, Table, groups, in_file, policy_shape
 from policies.units import show_duration, show_size
 
 _INTRODUCTION = """\
@@ -22,6 +22,7 @@ error; a key that is left out has its default.
 | size | `64KB` `32MiB` `5GiB`: K is 1000, Ki is 1024 |
 | percentage | a number from 0 to 100, without a sign |
 | reference | `${env:NAME}` or `${file:PATH}`, the path relative to the policy file: how secrets are given |
+| file | the path of a file, relative to the policy file; its content is part of the policy's version |
 | whole number | thousands may be grouped: `1_000_000` |
 """
 
@@ -69,6 +70,7 @@ def _patterned(shape: Group) -> Iterator[Leaf]:
             if isinstance(inner, Table) and inner.key.called:
                 yield inner.key
             inner = inner.item
+        inner = inner.word if isinstance(inner, Either) else inner
         if isinstance(inner, Leaf) and inner.called:
             yield inner
 
@@ -94,25 +96,27 @@ def flow(value: Any) -> str:
 
 def type_in_words(shape: Shape) -> str:
     """What may stand at a key."""
-    if isinstance(shape, Group):
+    if isinstance(shape, Group | Again):
         return "mapping"
+    if isinstance(shape, Either):
+        return f"{type_in_words(shape.word)}, or {type_in_words(shape.other)}"
     if isinstance(shape, Choice):
         return " / ".join(f"`{flow(value)}`" for value in shape.values)
     if isinstance(shape, Many):
-        return f"list of {'mappings' if isinstance(shape.item, Group) else type_in_words(shape.item)}"
+        return f"list of {'mappings' if isinstance(shape.item, Group | Again) else type_in_words(shape.item)}"
     if isinstance(shape, Table):
         return f"mapping of {type_in_words(shape.key)} to {type_in_words(shape.item)}"
     return _leaf_in_words(shape)
 
 
 def _leaf_in_words(shape: Leaf) -> str:
-    names = {"duration": "duration", "size": "size", "percent": "percentage", "secret": "reference"}
+    names = {"duration": "duration", "size": "size", "percent": "percentage", "secret": "reference", "file": "file"}
     name = (
         names.get(shape.unit or "")
         or shape.called
         or {str: "text", int: "whole number", float: "number", bool: "true or false"}[shape.type]
     )
-    if shape.unit == "percent":
+    if shape.unit in ("percent", "file"):
         return name
     limits = []
     if shape.ge is not None:
@@ -121,6 +125,8 @@ def _leaf_in_words(shape: Leaf) -> str:
         limits.append(f"more than {_limit(shape, shape.gt)}")
     if shape.le is not None:
         limits.append(f"at most {_limit(shape, shape.le)}")
+    if shape.lt is not None:
+        limits.append(f"less than {_limit(shape, shape.lt)}")
     return f"{name}, {', '.join(limits)}" if limits else name
 
 

@@ -1,4 +1,4 @@
-"""Secrets are given by reference, `${env:NAME}` or `${file:PATH}`, and no message ever shows what they hold."""
+"""Secrets are given by reference, `${env:NAME}` or `${file:PATH}`, and no message ever shows what they hold. Other files are named."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class References:
             raise ValueError(f"the environment variable {name} is not set")
         return self._checked(self._env[name], f"the environment variable {name}")
 
-    def _file(self, path: str) -> str:
+    def content(self, path: str) -> bytes:
+        """What a file holds, or ValueError with a message that says why it cannot be read."""
         if path not in self.files:
             try:
                 self.files[path] = self._read(path)
@@ -37,7 +38,10 @@ class References:
                 raise ValueError(f"cannot read the file {path}: {error.strerror or type(error).__name__}") from None
             except ValueError:
                 raise ValueError(f"cannot read the file {path}: not a path") from None
-        data = self.files[path]
+        return self.files[path]
+
+    def _file(self, path: str) -> str:
+        data = self.content(path)
         if len(data) > SECRET_BYTES_MAX:
             raise ValueError(f"the file {path} has more than {SECRET_BYTES_MAX} bytes")
         try:

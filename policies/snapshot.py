@@ -6,10 +6,11 @@ from typing import Literal
 
 import msgspec
 
+from policies.detector import CompiledDetector
 from policies.labels import CompiledSegment, Reader, first_unit
 from policies.match import CompiledMatch
 from policies.plan import Features, Plan, Rule
-from policies.schema import Backend, Key, Policy
+from policies.schema import Backend, Key, Policy, Route
 
 
 class Needs(msgspec.Struct, frozen=True):
@@ -93,12 +94,17 @@ class Snapshot:
         by_model: dict[str, tuple[Candidate, ...]],
         any_model: tuple[Candidate, ...],
         keys: dict[bytes, Key],
+        detectors: dict[str, CompiledDetector],
     ) -> None:
         """`by_model` holds the matches of `any_model` too, all in file order; `keys` goes by digest."""
         self.version = version
         self.policy = policy
         self.backends: dict[str, Backend] = {backend.name: backend for backend in policy.backends}
         self.needs = needs
+        self.detectors = detectors
+        """Those that some guard asks, by name."""
+        self.stateful = frozenset(route.name for route in policy.routes if _has_state(route))
+        """The routes whose `RouteState` changes what they decide."""
         self._by_model = by_model
         self._any_model = any_model
         self._keys = keys
@@ -130,3 +136,10 @@ class Snapshot:
                 continue
             return Decision(route, route.rule.decide(features), route.segments(features), route.unit(features))
         return refused
+
+
+def _has_state(route: Route) -> bool:
+    cascade = route.cascade
+    if cascade is None:
+        return False
+    return cascade.defer_limit is not None or (cascade.audit is not None and cascade.audit.on_violation != "alert")

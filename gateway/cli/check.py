@@ -9,7 +9,8 @@ from gateway.cli.output import WELL, WRONG, add_output, hint, print_json, table
 from gateway.cli.policy_file import counted, load_file
 from policies.errors import PolicyError, Problem
 from policies.load import Loaded
-from policies.schema import Match, Route
+from policies.rules import last_backends
+from policies.schema import DeferWhen, Match, Route
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -68,4 +69,25 @@ def conditions(match: Match) -> str:
 
 
 def answered_by(route: Route) -> str:
-    return route.backend if route.backend is not None else ", then ".join(route.failover)
+    """Who is asked, in order, and what decides between them."""
+    said = route.backend if route.backend is not None else ", then ".join(route.failover)
+    if route.cascade is not None:
+        stages = [f"{stage.backend}{f' (defers: {rule(stage.defer_when)})' if stage.defer_when else ''}" for stage in route.cascade.stages]
+        said = ", then ".join((*stages, *last_backends(route.cascade)))
+    if route.guard is not None:
+        said += f"; guard {route.guard.detector}, when out of distribution {route.guard.when_ood}"
+    if route.hedge is not None:
+        said += f"; hedged to {route.hedge.to}"
+    return said
+
+
+def rule(when: DeferWhen) -> str:
+    """A deferral rule in one line."""
+    if when.calibration is not None:
+        return when.calibration
+    if when.any or when.all:
+        return (" or " if when.any else " and ").join(
+            f"({rule(each)})" if each.any or each.all else rule(each) for each in when.any or when.all
+        )
+    score = f"{when.score}({when.q:g})" if when.q is not None else when.score
+    return f"{score} below {when.below:g}" if when.below is not None else f"{score} above {when.above:g}"

@@ -57,7 +57,7 @@ def replay(args: argparse.Namespace, old: Loaded, new: Loaded) -> tuple[int, lis
     """How many records were replayed, and those that move."""
     answer = ask(args, "GET", "/exchanges", params={"limit": min(args.replay, REPLAY_MAX)})
     records = answer["exchanges"]
-    before, after = (compile_policy(loaded.policy, loaded.version) for loaded in (old, new))
+    before, after = (compile_policy(loaded.policy, loaded.version, loaded.files) for loaded in (old, new))
     moves = Counter((decided(before, record), decided(after, record)) for record in records)
     return len(records), [Moved(count, one, other) for (one, other), count in moves.most_common() if one != other]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -11,17 +12,20 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.cli.admin_client import add_admin_options, ask
+from gateway.cli.assumptions import Assumed, assumed_scores, failure
 from gateway.cli.output import USAGE, WELL, WRONG, CommandError, add_output, print_json, table
 from gateway.cli.policy_file import load_or_fail
-from gateway.cli.walk import Explanation, explain, failure
+from gateway.cli.walk import Explanation, explain
 from gateway.errors import ApiError
 from gateway.link.messages import AttemptRecord, CallRecord, Content, ExchangeRecord
 from gateway.records.story import story
 from gateway.server.accept import ENDPOINTS
 from policies.compile import compile_policy
+from policies.plan import Mirror
 from policies.schema import Key, Policy
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
+_Read = TypeVar("_Read")
 REQUEST_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -39,6 +43,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="assume that a call to BACKEND fails: an HTTP status (503) or a kind (connect, timeout_first_token, ...); repeatable",
     )
+    parser.add_argument(
+        "--scores",
+        metavar="BACKEND=SCORES",
+        action="append",
+        default=[],
+        help="assume that BACKEND's reply has these scores: mean_logprob:-0.6,entropy:1.2 or truncated; repeatable (default unavailable)",
+    )
+    parser.add_argument(
+        "--ood", choices=("true", "false", "unscored"), help="assume that the guard finds this (default: its detector is asked)"
+    )
+    parser.add_argument("--defer-limited", action="store_true", help="assume that the route's defer_limit is exceeded")
     parser.add_argument("--exchange", metavar="ID", help="show what a running gateway did with this exchange (x-headgate-exchange-id)")
     add_admin_options(parser)
     add_output(parser)
@@ -51,21 +66,21 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("give a policy and a request, or --exchange ID", USAGE)
     loaded = load_or_fail(args.policy)
     policy = loaded.policy
-    try:
-        failures = {name: failure(how) for name, how in pairs(args.fail, "--fail").items()}
-    except ValueError as error:
-        raise CommandError(f"--fail: {error}", USAGE) from error
     known = [backend.name for backend in policy.backends]
-    if unknown := sorted(set(failures) - set(known)):
-        raise CommandError(f"--fail: there is no backend {unknown[0]!r}; there are {', '.join(known)}", USAGE)
+    assumed = Assumed(
+        by_backend(args.fail, "--fail", known, failure),
+        by_backend(args.scores, "--scores", known, assumed_scores),
+        args.ood,
+        args.defer_limited,
+    )
     try:
         explanation = explain(
-            compile_policy(policy, loaded.version),
+            compile_policy(policy, loaded.version, loaded.files),
             read_request(args.request),
             endpoint=args.endpoint,
             key=find_key(policy, args.key),
             headers=pairs(args.header, "--header"),
-            failures=failures,
+            assumed=assumed,
         )
     except ApiError as refused:
         raise CommandError(f"the request is refused with {refused.status}: {refused.message}", WRONG) from refused
@@ -79,6 +94,17 @@ def pairs(given: list[str], option: str) -> dict[str, str]:
         if "=" not in word.strip("="):
             raise CommandError(f"{option} takes NAME=VALUE, not {word!r}", USAGE)
     return dict(word.split("=", 1) for word in given)
+
+
+def by_backend(given: list[str], option: str, known: list[str], read: Callable[[str], _Read]) -> dict[str, _Read]:
+    """`BACKEND=WORD` words, each word as `read` takes it. Raises CommandError for one that it does not, and for another backend."""
+    try:
+        found = {name: read(word) for name, word in pairs(given, option).items()}
+    except ValueError as error:
+        raise CommandError(f"{option}: {error}", USAGE) from error
+    if unknown := sorted(set(found) - set(known)):
+        raise CommandError(f"{option}: there is no backend {unknown[0]!r}; there are {', '.join(known)}", USAGE)
+    return found
 
 
 def read_request(path: str) -> bytes:
@@ -110,11 +136,21 @@ def as_text(found: Explanation) -> str:
         lines.append(f"segments  {', '.join(f'{name}={value}' for name, value in found.segments.items())}")
     if found.unit is not None:
         lines.append(f"unit      {found.unit}")
+    if found.guard is not None:
+        lines.append(f"guard     {found.guard}")
     if found.steps:
         calls = enumerate(found.steps, 1)
-        lines += ["calls", table([(number, step.backend, f"{step.hold}:", step.outcome) for number, step in calls])]
+        lines += ["calls", table([(number, step.backend, f"{step.hold}:", step.outcome, step.why) for number, step in calls])]
     lines.append(f"verdict   {found.verdict}")
+    lines += [f"after     {worded_mirror(mirror)}" for mirror in found.mirrors]
     return "\n".join(lines)
+
+
+def worded_mirror(mirror: Mirror) -> str:
+    """A copy that is made off the client's path."""
+    if mirror.purpose == "audit_accepted":
+        return f"audit: {mirror.backend} is asked the same, and the two are compared ({mirror.agree})"
+    return f"audit: {mirror.backend} may finish its deferred reply, and the two are compared ({mirror.agree})"
 
 
 def show_exchange(args: argparse.Namespace) -> int:

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
+from gateway.cli.assumptions import Assumed
 from gateway.errors import ApiError
 from gateway.exchange.failure import api_error
 from gateway.exchange.features import features
-from gateway.exchange.leg import REQUEST_FAULTS
 from gateway.protocol.body import decode
 from gateway.server.accept import check_conversation, no_route
 from gateway.upstream.kinds import objection
 from gateway.wire.request import Request
 from policies.match import CompiledMatch
-from policies.plan import CALLS_MAX, Answer, Call, CallError, Endpoint, ErrorKind, Features, Hold, Outcome, Plan, Refuse
+from policies.ood.text import guard_text, request_turns
+from policies.plan import (
+    CALLS_MAX,
+    Answer,
+    Assess,
+    Assessment,
+    Call,
+    Endpoint,
+    Features,
+    Hold,
+    Judgement,
+    Mirror,
+    Outcome,
+    Plan,
+    Race,
+    Refuse,
+    Result,
+    RouteState,
+)
 from policies.schema import Key
 from policies.snapshot import NoRoute, Snapshot
+from policies.units import show_duration
 
 EXCHANGE_ID = "explain"
 
@@ -37,6 +56,8 @@ class Step(msgspec.Struct, frozen=True):
     backend: str
     hold: str
     outcome: str
+    why: str = ""
+    """What was made of it, where it was judged."""
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -57,16 +78,22 @@ class Explanation(msgspec.Struct, frozen=True):
     """Of the answer: 200, or the error's."""
     backend: str | None
     reason: str | None
+    guard: str | None = None
+    """What the guard found."""
+    ood: str | None = None
+    low_confidence: bool = False
+    mirrors: tuple[Mirror, ...] = ()
 
 
 def explain(
-    snapshot: Snapshot, raw: bytes, *, endpoint: Endpoint, key: Key | None, headers: Mapping[str, str], failures: Mapping[str, CallError]
+    snapshot: Snapshot, raw: bytes, *, endpoint: Endpoint, key: Key | None, headers: Mapping[str, str], assumed: Assumed
 ) -> Explanation:
-    """Walk one request; `failures` are the backends that are assumed to fail, every other one answers. Raises ApiError where
-    the request itself is refused before it is routed."""
+    """Walk one request. Raises ApiError where the request itself is refused before it is routed."""
     request = Request(b"POST", b"", b"", {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in headers.items()})
     body = decode(raw, endpoint)
     known = features(EXCHANGE_ID, request, body, key, snapshot.needs)
+    if assumed.defer_limited:
+        known = msgspec.structs.replace(known, routes={name: RouteState(defer_limited=True) for name in snapshot.stateful})
     considered = tuple(consider(snapshot, known, key))
     decision = snapshot.decide(known)
     base = Explanation(snapshot.version, endpoint, body.model, body.stream, known.key, considered, None, {}, None, (), "", 200, None, None)
@@ -78,8 +105,9 @@ def explain(
     except ApiError as refused:
         return msgspec.structs.replace(base, verdict=f"refused: {refused.message}", status=refused.status)
     objections = {name: error for name in decision.route.backends if (error := objection(snapshot.backends[name], body)) is not None}
-    steps, verdict = drive(decision.plan, {**failures, **objections})
-    return msgspec.structs.replace(base, steps=tuple(steps), **worded(verdict, endpoint))
+    walk = Walk(snapshot, raw, msgspec.structs.replace(assumed, failures={**assumed.failures, **objections}))
+    verdict = walk.drive(decision.plan)
+    return msgspec.structs.replace(base, steps=tuple(walk.steps(verdict)), guard=walk.guard, ood=verdict.ood, **worded(verdict, endpoint))
 
 
 def consider(snapshot: Snapshot, known: Features, key: Key | None) -> Iterable[Considered]:
@@ -105,23 +133,97 @@ def _why_not(models: tuple[str, ...], match: CompiledMatch, known: Features) -> 
     return ""
 
 
-def drive(plan: Plan, failures: Mapping[str, CallError]) -> tuple[list[Step], Answer | Refuse]:
-    """Run a plan to its verdict. Raises RuntimeError for one that asks for more calls than an exchange may make."""
-    steps: list[Step] = []
-    outcome: Outcome | None = None
-    try:
-        verb = next(plan)
-        while len(steps) < CALLS_MAX:
-            if not isinstance(verb, Call):
-                raise NotImplementedError(f"explain does not know {type(verb).__name__} yet")
-            error = failures.get(verb.backend)
-            outcome = Outcome(len(steps), verb.backend, error, complete=error is None and verb.hold.all)
-            steps.append(Step(verb.backend, worded_hold(verb.hold), f"fails: {error.message}" if error else "answers"))
-            verb = plan.send(outcome)
-    except StopIteration as ended:
-        verdict: Answer | Refuse = ended.value
-        return steps, verdict
-    raise RuntimeError(f"the plan asked for more than {CALLS_MAX} calls")
+class Walk:
+    """Drives a plan to its verdict on assumed outcomes."""
+
+    def __init__(self, snapshot: Snapshot, raw: bytes, assumed: Assumed) -> None:
+        self._snapshot = snapshot
+        self._raw = raw
+        self._assumed = assumed
+        self._calls: list[tuple[Call | Race, Outcome]] = []
+        self.guard: str | None = None
+        """What the guard found, in words."""
+
+    def drive(self, plan: Plan) -> Answer | Refuse:
+        """Raises RuntimeError for a plan that asks for more calls than an exchange may make."""
+        result: Result | None = None
+        made = 0
+        try:
+            while True:
+                verb = plan.send(result)  # type: ignore[arg-type]  # None starts a generator
+                if isinstance(verb, Assess):
+                    result = self._assess(verb)
+                    continue
+                made += len(verb.calls) if isinstance(verb, Race) else 1
+                if made > CALLS_MAX:
+                    raise RuntimeError(f"the plan asked for more than {CALLS_MAX} calls")
+                outcome = self._assumed.outcome(verb, len(self._calls))
+                self._calls.append((verb, outcome))
+                result = outcome
+        except StopIteration as ended:
+            verdict: Answer | Refuse = ended.value
+            return verdict
+
+    def steps(self, verdict: Answer | Refuse) -> Iterable[Step]:
+        """Each call, and each stage that was not asked, with what was made of it."""
+        judged: set[int] = set()
+        for each in verdict.judgements:
+            if each.call is None:
+                yield Step(each.backend, "not asked", "", worded_judgement(each))
+            else:
+                judged.add(each.call)
+                yield self._step(each.call, worded_judgement(each))
+        yield from (self._step(number) for number in range(len(self._calls)) if number not in judged)
+
+    def _step(self, number: int, why: str = "") -> Step:
+        verb, outcome = self._calls[number]
+        call = verb.calls[0] if isinstance(verb, Race) else verb
+        hold = worded_hold(call.hold) + (f", {worded_hedge(verb)}" if isinstance(verb, Race) else "")
+        return Step(call.backend, hold, f"fails: {outcome.error.message}" if outcome.error else "answers", why)
+
+    def _assess(self, verb: Assess) -> Assessment:
+        detector = self._snapshot.detectors[verb.detector]
+        if self._assumed.ood is not None:
+            inside = {"true": False, "false": True, "unscored": None}[self._assumed.ood]
+            found = Assessment("unavailable" if inside is None else "ok", None, None, inside)
+        else:
+            found = detector.assess(guard_text(request_turns(msgspec.json.decode(self._raw)), detector.text), verb.segment)
+        self.guard = f"{verb.detector}: {worded_assessment(found, detector.threshold(verb.segment))}"
+        return found
+
+
+def worded_assessment(found: Assessment, threshold: float) -> str:
+    """What a detector found, in words."""
+    if found.in_distribution is None:
+        return "unscored: the request has no text that could be"
+    where = "in distribution" if found.in_distribution else "out of distribution"
+    if found.score is None:
+        return f"{where}, as assumed"
+    side = "at most" if found.in_distribution else "above"
+    return f"{where}: score {found.score:.4g} is {side} {threshold:.4g} (energy {found.energy:.4g})"
+
+
+def worded_judgement(found: Judgement) -> str:
+    """Why a stage was accepted or deferred."""
+    verdict = "deferred" if found.deferred else "accepted"
+    if found.by == "error":
+        return "its failure goes to the next stage"
+    if found.by == "no_rule":
+        return "accepted: the stage has no defer_when"
+    if found.by in ("calibration_disabled", "audit"):
+        return f"passed over: {'its calibration is disabled' if found.by != 'audit' else 'an audit has disabled the cascade'}"
+    if found.by == "when_unscored":
+        return f"{verdict}: no score (evidence {found.status}), so when_unscored decides"
+    bound = "" if found.value is None or found.bound is None else f"{found.value:.4g} against {found.bound:.4g}"
+    if found.by == "defer_limit":
+        return f"not deferred although {bound or 'unscored'}: defer_limit is exceeded"
+    return f"{verdict}: {found.by} is {bound}"
+
+
+def worded_hedge(race: Race) -> str:
+    """What stands beside a call that is slow."""
+    after = race.after if isinstance(race.after, str) else show_duration(race.after)
+    return f"beside {'another replica' if race.other_replica else race.calls[1].backend} after {after}"
 
 
 def worded_hold(hold: Hold) -> str:
@@ -139,17 +241,14 @@ def worded(verdict: Answer | Refuse, endpoint: str) -> dict[str, Any]:
         return {"verdict": f"refused by the policy: {verdict.message}", "status": verdict.status}
     backend = verdict.outcome.backend
     if verdict.outcome.error is None:
-        return {"verdict": f"{backend} serves it ({verdict.reason})", "status": 200, "backend": backend, "reason": verdict.reason}
+        flagged = ", flagged low confidence" if verdict.low_confidence else ""
+        return {
+            "verdict": f"{backend} serves it ({verdict.reason}){flagged}",
+            "status": 200,
+            "backend": backend,
+            "reason": verdict.reason,
+            "low_confidence": verdict.low_confidence,
+            "mirrors": verdict.mirrors,
+        }
     error = api_error(verdict.outcome.error, backend, endpoint)
     return {"verdict": f"the client gets the error {error.status}: {error.message}", "status": error.status, "reason": verdict.reason}
-
-
-def failure(word: str) -> CallError:
-    """An assumed failure by its kind (`connect`, `timeout_total`) or HTTP status (`503`). Raises ValueError for another word."""
-    if word.isdigit() and 400 <= int(word) <= 599:
-        status = int(word)
-        return CallError("status", f"status {status}", status, request_at_fault=status in REQUEST_FAULTS)
-    if word in get_args(ErrorKind):
-        return CallError(word, word.replace("_", " "))  # type: ignore[arg-type]
-    kinds = ", ".join(kind for kind in get_args(ErrorKind) if kind != "status")
-    raise ValueError(f"{word!r} is no way to fail: give an HTTP status from 400 to 599, or one of {kinds}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Iterable
@@ -10,12 +11,14 @@ from typing import Protocol
 
 from gateway.control.fleet import Fleet
 from gateway.control.policy_file import Candidate, problem
+from gateway.control.unserved import unserved
 from gateway.control.versions import VersionStore
 from gateway.errors import HeadgateError
 from gateway.link.framing import FRAME_BYTES_MAX
 from gateway.link.messages import Prepare
 from policies.compile import compile_policy, encode
 from policies.errors import PolicyError
+from policies.rules import named_files
 from policies.schema import Backend, Policy
 
 log = logging.getLogger(__name__)
@@ -104,14 +107,18 @@ class Applier:
 
     async def _prepare(self, found: Candidate, policy: Policy, file: str) -> Prepare:
         version = found.loaded.version
+        if reasons := unserved(policy):
+            raise PolicyError([problem(file, reason) for reason in reasons])
+        files = found.loaded.files
         try:
-            await asyncio.to_thread(compile_policy, policy, version)
+            await asyncio.to_thread(compile_policy, policy, version, files)
             await asyncio.to_thread(self._versions.put, found, time.time())
         except (KeyError, ValueError) as error:
             raise PolicyError([problem(file, f"does not compile: {error}")]) from error
         except OSError as error:
             raise PolicyError([problem(file, f"cannot store this version: {error}")]) from error
-        order = Prepare(version, encode(policy), self._versions.files_folder(version))
+        named = {path: hashlib.sha256(files[path]).hexdigest() for path in named_files(policy)}
+        order = Prepare(version, encode(policy), self._versions.files_folder(version), named)
         if len(order.policy) > ORDER_BYTES_MAX:
             raise PolicyError([problem(file, f"with its defaults it has {len(order.policy)} bytes, more than {ORDER_BYTES_MAX}")])
         self._hooks.preparing(policy)

@@ -184,6 +184,8 @@ class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
     """The canonical form with secrets filled in: JSON of `policies.schema.Policy`."""
     files: str
     """Folder of the files that the policy names, by their hash."""
+    named: dict[str, str] = {}
+    """SHA-256 of each file that compiling needs, by the path that the policy names it by."""
 
 
 class Swap(msgspec.Struct, frozen=True, tag="swap"):

@@ -37,6 +37,12 @@ def turns(messages: object) -> list[Turn]:
     return [Turn(each["role"], "\n".join(_texts(each.get("content")))) for each in recent]
 
 
+def request_turns(body: Mapping[str, object]) -> list[Turn]:
+    """The turns of a request's decoded body, whatever its endpoint: its messages, its prompt, or its input."""
+    said = next((body[name] for name in ("messages", "prompt", "input") if body.get(name) is not None), None)
+    return turns(said)
+
+
 def guard_text(of: Sequence[Turn], kind: TextKind) -> str | None:
     """The text to score, at most `TEXT_CHARS_MAX` characters; None where there is none (only images): `unavailable`.
 

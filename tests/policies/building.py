@@ -22,7 +22,7 @@ def backend(name: str = "small", **more: Any) -> dict[str, Any]:
 
 
 def route(name: str = "chat", **more: Any) -> dict[str, Any]:
-    answerer = {} if "failover" in more else {"backend": "small"}
+    answerer = {} if {"failover", "cascade"} & more.keys() else {"backend": "small"}
     return {"name": name, "matches": [{"models": [name]}]} | answerer | more
 
 
@@ -37,7 +37,7 @@ def loaded(values: dict[str, Any]) -> Loaded:
 
 def snapshot(values: dict[str, Any]) -> Snapshot:
     found = loaded(values)
-    return compile_policy(decode(encode(found.policy)), found.version)
+    return compile_policy(decode(encode(found.policy)), found.version, found.files)
 
 
 def decide(values: dict[str, Any], model: str = "chat", **features: Any) -> Decision | NoRoute:

@@ -14,16 +14,17 @@ import msgspec
 from policies.compile import compile_policy, decode, encode
 from policies.errors import PolicyError
 from policies.load import Loaded, load
-from policies.plan import CallError, Features, Outcome, Plan
+from policies.plan import Assess, Assessment, Call, CallError, Features, Outcome, Plan, Race
 from policies.snapshot import Decision, Snapshot
 
 FOLDER = Path(__file__).parent.parent / "golden" / "policies"
+NAMED = FOLDER.parent / "files"
 FILES = {
     "keys/acme.sha256": sha256(b"acme's key").hexdigest().encode() + b"\n",
     "keys/vllm": b"hunter2\n",
     "keys/empty": b"\n",
     "keys/two-lines": b"hunter2\nhunter3\n",
-}
+} | {str(path.relative_to(NAMED)): path.read_bytes() for path in sorted(NAMED.glob("*s/*.*"))}
 ENVIRONMENT = {
     "VLLM_KEY": "hunter2",
     "ALERT_URL": "https://hooks.example/T0/hunter2",
@@ -53,7 +54,7 @@ def came_to(kind: str, name: str) -> str:
         loaded = load_text(text)
     except PolicyError as error:
         return f"{error}\n"
-    snapshot = compile_policy(decode(encode(loaded.policy)), loaded.version)
+    snapshot = compile_policy(decode(encode(loaded.policy)), loaded.version, loaded.files)
     asked = [line.removeprefix("#? ") for line in text.decode().splitlines() if line.startswith("#? ")]
     lines = [f"version {loaded.version}", *map(str, loaded.warnings), ""]
     lines += [f"{request}: {_decided(snapshot, request)}" for request in asked]
@@ -82,14 +83,21 @@ def _decided(snapshot: Snapshot, request: str) -> str:
 
 
 def calls_made(plan: Plan) -> list[str]:
-    """The backends that a plan asks while each of them refuses the connection."""
+    """What a plan asks while each backend refuses the connection, and where a guard stands, of a request that is out of distribution."""
     made: list[str] = []
-    outcome: Outcome | None = None
+    number = 0
+    result: Outcome | Assessment | None = None
     try:
         while True:
-            verb = plan.send(outcome) if outcome else next(plan)
-            outcome = Outcome(len(made), verb.backend, error=CallError("connect", "refused"))
-            made.append(verb.backend)
+            verb = plan.send(result) if result else next(plan)
+            if isinstance(verb, Assess):
+                made.append(f"detector {verb.detector}")
+                result = Assessment("ok", 9.0, 1.0, False)
+                continue
+            calls = verb.calls if isinstance(verb, Race) else (verb,)
+            made.append(" beside ".join(call.backend for call in calls))
+            result = Outcome(number, verb.backend if isinstance(verb, Call) else calls[-1].backend, CallError("connect", "refused"))
+            number += len(calls)
     except StopIteration:
         return made
 

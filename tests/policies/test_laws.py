@@ -13,7 +13,7 @@ from policies.compile import compile_policy, decode, encode
 from policies.diff import diff
 from policies.errors import PolicyError
 from policies.jsonschema import json_schema
-from policies.plan import Features
+from policies.plan import Assess, Call, Features, Race
 from policies.snapshot import Decision, NoRoute
 from tests.policies.building import ACME, GLOBEX
 from tests.policies.golden import FOLDER, load_text
@@ -76,10 +76,43 @@ MATCHES = st.fixed_dictionaries(
 )
 
 
+RULES = st.recursive(
+    st.one_of(
+        st.fixed_dictionaries({"score": st.sampled_from(["mean_logprob", "min_logprob"]), "below": st.floats(-99, 0)}),
+        st.fixed_dictionaries({"score": st.sampled_from(["perplexity", "entropy"]), "above": st.floats(1, 99)}),
+        st.fixed_dictionaries({"score": st.just("quantile_logprob"), "q": st.floats(0, 1), "below": st.floats(-99, 0)}),
+    ),
+    lambda inner: st.dictionaries(st.sampled_from(["any", "all"]), several(inner), min_size=1, max_size=1),
+    max_leaves=4,
+)
+HOLDS = st.one_of(
+    st.just("all"),
+    st.fixed_dictionaries({"tokens": st.integers(1, 4096)}, optional={"for": st.sampled_from(["1ms", "400ms", "10m"])}),
+)
+
+
+@st.composite
+def cascades(draw: st.DrawFn, names: list[str]) -> dict[str, Any]:
+    """The last of the names is its last stage."""
+    choice = st.sampled_from(["serve", "defer"])
+    stages = [
+        {"backend": name, "hold": draw(HOLDS), "defer_when": draw(RULES)} | draw(some(when_unscored=choice, tokens=st.just("all")))
+        for name in names[:-1]
+    ]
+    more = draw(
+        some(
+            when_last_fails=st.sampled_from(["fail", "serve_held"]),
+            defer_limit=st.fixed_dictionaries({"percent": st.integers(1, 99)}, optional={"window": st.sampled_from(["1s", "1d"])}),
+            audit=some(accepted_percent=PERCENTS, deferred_percent=PERCENTS, agree=st.sampled_from(["exact", "label"])),
+        )
+    )
+    return {"stages": stages, "last": names[-1]} | more
+
+
 @st.composite
 def policies(draw: st.DrawFn) -> dict[str, Any]:
     """Valid policies, as the values that the file holds."""
-    names = draw(several(NAMES, most=4, least=2))
+    names = draw(several(NAMES.filter(lambda name: name != "spare"), most=4, least=2))
     segments = [
         {"name": "tenant", "from": "key:tenant", "values": draw(several(TEXTS))},
         {"name": "length", "from": "prompt_chars", "edges": sorted(draw(st.sets(st.integers(1, 10_000), min_size=1, max_size=5)))},
@@ -90,9 +123,14 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
             st.one_of(
                 st.fixed_dictionaries({"backend": st.sampled_from(names)}),
                 st.fixed_dictionaries({"failover": several(st.sampled_from(names), most=4, least=2)}),
+                st.fixed_dictionaries({"cascade": cascades(names)}),
             )
         )
         more = draw(some(segments=several(st.sampled_from(["tenant", "length"])), keep_alive_after=DURATIONS))
+        if draw(st.booleans()):
+            more["guard"] = {"detector": "guard", "when_ood": "to_last" if "cascade" in answerer else "flag", "when_unscored": "refuse"}
+        if draw(st.booleans()):
+            more["hedge"] = {"after": draw(st.sampled_from(["p50", "p99", "30ms", "2s"])), "to": "spare"}
         units = draw(some(unit=several(st.sampled_from(["key", "body:user", "header:x-user"]))))
         routes.append({"name": name, "matches": draw(several(MATCHES)), **answerer, **more, **units})
     keys = []
@@ -115,7 +153,8 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
     )
     return {
         "version": 1,
-        "backends": [draw(backends(name)) for name in names],
+        "backends": [*(draw(backends(name)) | {"evidence": "logprobs"} for name in names), draw(backends("spare"))],
+        "detectors": [{"name": "guard", "artifact": "detectors/support.npz"}],
         "segments": segments,
         "routes": routes,
         "keys": keys,
@@ -150,7 +189,7 @@ LAW = settings(phases=PHASES, max_examples=40, deadline=None, suppress_health_ch
 def test_every_valid_policy_loads_compiles_and_decides(values: dict[str, Any]) -> None:
     found = load_text(json.dumps(values, ensure_ascii=False))
     assert decode(encode(found.policy)) == found.policy
-    snapshot = compile_policy(decode(encode(found.policy)), found.version)
+    snapshot = compile_policy(decode(encode(found.policy)), found.version, found.files)
     for model in ("m1", "on", "1", "none of them"):
         for key in (None, *found.policy.keys):
             features = Features("x", "chat", model, key=key.name if key else None, labels=key.labels if key else {})
@@ -158,7 +197,10 @@ def test_every_valid_policy_loads_compiles_and_decides(values: dict[str, Any]) -
             assert isinstance(decision, Decision | NoRoute)
             if isinstance(decision, Decision):
                 assert model in snapshot.models(key)
-                assert next(decision.plan).backend in snapshot.backends
+                verb = next(decision.plan)
+                assert isinstance(verb, Assess) is (snapshot.policy.routes[decision.route.index].guard is not None)
+                calls = verb.calls if isinstance(verb, Race) else (verb,) if isinstance(verb, Call) else ()
+                assert {call.backend for call in calls} <= snapshot.backends.keys()
     assert diff(found.policy, found.policy) == []
 
 

@@ -126,13 +126,13 @@ def test_a_file_that_cannot_serve_is_named(data: bytes | Exception, said: str) -
 def test_one_bad_value_does_not_hide_others_nor_make_up_new_ones() -> None:
     values = policy(
         backends=[backend("small", timeouts={"total": "soon"}), backend("big") | {"name": "bad name"}],
-        routes=[route(failover=["small", "huge"]), route("other", cascade={}, backend=None)],
+        routes=[route(failover=["small", "huge"]), route("other", shadow=[], backend=None)],
     )
     del values["routes"][1]["backend"]
     assert problems(values) == [
         "backends[0].timeouts.total: expected a duration such as 400ms, 5s, 10m, 72h or 7d, not \"soon\"",
         "backends[1].name: \"bad name\" is no name: letters, digits, '.', '_' and '-', at most 63, the first of them a letter or digit",
-        "routes[1].cascade: not supported yet",
+        "routes[1].shadow: not supported yet",
     ]  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def test_matches_that_share_no_request_are_not_warned_of() -> None:
 def test_a_worker_decodes_what_was_encoded() -> None:
     found = load_text((FOLDER / "right" / "everything.yaml").read_bytes())
     assert decode(encode(found.policy)) == found.policy
-    assert compile_policy(decode(encode(found.policy)), found.version).version == found.version
+    assert compile_policy(decode(encode(found.policy)), found.version, found.files).version == found.version
 
 
 def test_compiling_reads_no_yaml_and_does_no_io() -> None:

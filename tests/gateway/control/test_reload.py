@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,8 +14,11 @@ from gateway.control import apply as apply_module
 from gateway.control import fleet as fleet_module
 from gateway.control import reload as reload_module
 from gateway.control.reload import RollbackError
+from gateway.link.messages import Prepare
+from gateway.link.named_files import read_named
 from policies.errors import PolicyError
 from tests.gateway.control.rig import Rig, policy_text, until
+from tests.policies.golden import NAMED
 
 
 @pytest.fixture
@@ -249,6 +253,37 @@ async def test_a_file_that_is_no_policy_keeps_what_is_in_force_and_says_so(rig: 
         await rig.outcome(len(rig.outcomes) + 1)
     assert rig.reloader.version != first.version
     watch.cancel()
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ("    guard: {detector: d, when_ood: flag}\ndetectors: [{name: d, artifact: d.npz}]\n", "guard"),
+        ("    hedge: {after: p95, to: big}\n", "hedge"),
+    ],
+)
+async def test_what_cannot_be_served_yet_is_refused_before_a_worker_hears_of_it(rig: Rig, more: str, key: str) -> None:
+    text = policy_text().replace("{name: small,", "{name: big, kind: openai, replicas: [http://b:1], model: b}\n  - {name: small,")
+    route = "  - name: chat\n    matches: [{models: [chat]}]\n    backend: small\n"
+    rig.write(text[: text.index("  - {name: chat")] + route + more)
+    (rig.path.parent / "d.npz").write_bytes((NAMED / "detectors" / "support.npz").read_bytes())
+    with pytest.raises(PolicyError) as refused:
+        await rig.reloader.start()
+    assert [each.message for each in refused.value.problems] == [
+        f"routes[0].{key}: route chat has a {key}, and headgate serve does not support that yet"
+    ]
+
+
+async def test_workers_are_told_the_hash_of_each_file_that_compiling_needs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.control.apply.unserved", lambda policy: [])
+    data = (NAMED / "detectors" / "support.npz").read_bytes()
+    (rig.path.parent / "d.npz").write_bytes(data)
+    rig.write(policy_text(extra="detectors: [{name: d, artifact: d.npz}]"))
+    worker = rig.worker()
+    await rig.reloader.start()
+    (order,) = [each for each in worker.heard if isinstance(each, Prepare)]
+    assert order.named == {"d.npz": hashlib.sha256(data).hexdigest()}
+    assert read_named(order.files, order.named["d.npz"]) == data
 
 
 async def test_an_editor_that_renames_over_the_file_is_noticed(rig: Rig) -> None:
