@@ -23,6 +23,7 @@ from gateway.admin.serve import Site
 from gateway.admin.views import Views
 from gateway.control.alerts import AlertDesk, Sources
 from gateway.control.apply import Applier
+from gateway.control.exposure import open_to_all
 from gateway.control.fleet import Fleet
 from gateway.control.policy_file import PolicyFile
 from gateway.control.reload import Reload, Reloader
@@ -195,6 +196,10 @@ class Controller:
         self._exposition.retire(worker.hello.incarnation)
 
     # Hooks of a policy on its way in
+
+    def objection(self, policy: schema.Policy) -> str:
+        """`serve` has asked the same of the first policy; this one may come by a reload or a rollback."""
+        return open_to_all(policy, self._settings.host)
 
     def place(self, policy: schema.Policy) -> schema.Policy:
         """With the addresses of the embedded models."""

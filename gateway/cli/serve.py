@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import os
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from gateway.cli import places
 from gateway.cli.options import add_option, between, choice, port, whole
 from gateway.cli.output import USAGE, CommandError, hint
 from gateway.cli.policy_file import load_or_fail
+from gateway.control.exposure import open_to_all
 from gateway.settings import Settings
 from gateway.telemetry import logs
 from policies.schema import Policy
@@ -61,11 +61,8 @@ def settings_of(args: argparse.Namespace, path: Path, policy: Policy) -> Setting
     for file in filter(None, (args.tls_cert, args.tls_key, args.upstream_ca)):
         if not os.access(file, os.R_OK):
             raise CommandError(f"cannot read {file}", USAGE)
-    if not policy.keys and not policy.server.anonymous and not is_loopback(args.host):
-        raise CommandError(
-            f"{path} has no keys and does not say `server: {{anonymous: true}}`: "
-            f"such a gateway listens on loopback only, not on {args.host}"
-        )
+    if why := open_to_all(policy, args.host):
+        raise CommandError(f"{path}: {why}")
     state_dir = os.path.abspath(args.state_dir) if args.state_dir else str(places.state_dir(path))
     if len(os.fsencode(state_dir)) > places.STATE_DIR_BYTES_MAX:
         raise CommandError(
@@ -83,16 +80,6 @@ def settings_of(args: argparse.Namespace, path: Path, policy: Policy) -> Setting
             "drain_s": policy.server.drain,
         }
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on `host`. Another name than `localhost` may mean anything."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def announce(settings: Settings) -> None:
