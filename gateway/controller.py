@@ -23,6 +23,7 @@ from gateway.admin.serve import Site
 from gateway.admin.views import Views
 from gateway.control.alerts import AlertDesk, Sources
 from gateway.control.apply import Applier
+from gateway.control.counts import CountsFile
 from gateway.control.exposure import open_to_all
 from gateway.control.fleet import Fleet
 from gateway.control.policy_file import PolicyFile
@@ -73,6 +74,8 @@ class Controller:
         self._tasks = TaskGroup()
         self._tether = Tether(tether, on_restarts=self._restarted, on_gone=self._supervisor_gone)
         self._exposition = Exposition()
+        self._counts = CountsFile(settings.state_dir, settings.run)
+        self._counts.restore(self._exposition)
         self._store = SqliteStore(os.path.join(settings.state_dir, "records.sqlite"))
         self._span_queue = SpanQueue(settings.otlp_endpoint, self._exposition) if settings.otlp_endpoint else None
         spans = Spans(self._span_queue, self._exposition) if self._span_queue is not None else None
@@ -123,6 +126,7 @@ class Controller:
             log.error("records cannot be kept", extra={"why": str(error)})
         await self._link.start()
         loop.call_later(SETTLE_S, self._fleet.settle)
+        loop.call_later(SETTLE_S, self._exposition.settle)
         sites = [Site(self._admin_app(), admin), Site(metrics_app(self._exposition), metrics)]
         try:
             if await self._started():
@@ -234,6 +238,7 @@ class Controller:
     async def _look_always(self) -> None:
         while True:
             self._look()
+            await self._counts.save(self._exposition)
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     def _look(self) -> None:

@@ -38,6 +38,8 @@ class Settings(msgspec.Struct, frozen=True):
     """`server.drain` of the policy at the start; the controller reports a change to the supervisor."""
     embedded_port: int = 0
     """Port of the embedded models' loopback socket, filled in by the supervisor."""
+    run: str = ""
+    """Names one life of the whole gateway, filled in by the supervisor: a controller takes over only what was counted in it."""
 
 
 ENVIRONMENT_VARIABLE = "HEADGATE_SETTINGS"

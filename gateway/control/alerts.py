@@ -45,7 +45,7 @@ class Sources:
         self._dropped = dropped
         self._restarts = restarts
         self._workers = workers
-        self._dropped_before = 0.0
+        self._dropped_before = dropped()
         self._restarts_before: dict[str, int] = dict(restarts())
 
     def conditions(self) -> dict[Key, str]:

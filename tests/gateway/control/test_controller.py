@@ -255,6 +255,27 @@ async def test_a_killed_controller_is_taken_up_by_the_next_one_with_every_record
     assert sum(isinstance(each, Prepare) for each in worker.heard) == prepared  # it has the version already
 
 
+async def test_a_killed_controller_leaves_the_counts_of_dead_workers_to_the_next_one(gateway: Gateway) -> None:
+    line = 'headgate_requests_total{code="200",reason="primary",route="chat"}'
+    gateway.start()
+    await gateway.until_ready()
+    dead, dies_meanwhile, lives = (gateway.worker(number) for number in range(3))
+    for count, worker in enumerate((dead, dies_meanwhile, lives), 1):
+        worker.counters.counter("headgate_requests_total", "chat", "primary", "200").value = count
+        assert await worker.link.flush(5)
+    await dead.link.close()
+    counts = Path(gateway.state_dir, "counts.msgpack")
+    await eventually(lambda: counts.exists() and b"headgate_requests_total" in counts.read_bytes())
+    await asyncio.sleep(1.5)  # longer than a checkpoint takes to come
+    gateway.signal(signal.SIGKILL)
+    await gateway.exit_code()
+    await dies_meanwhile.link.close()
+    gateway.start()
+    await gateway.until_ready()
+    assert await lives.link.flush(10)
+    assert await gateway.metric(line) == 6
+
+
 async def test_a_stopped_controller_holds_nobody_up(gateway: Gateway) -> None:
     gateway.start()
     worker = gateway.worker()
