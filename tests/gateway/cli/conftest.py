@@ -52,6 +52,7 @@ class Admin:
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, Any]] = {}
         self.asked: list[tuple[str, str, str]] = []
+        self.headers: dict[str, str] = {}
         admin = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,6 +62,8 @@ class Admin:
                 body = value if isinstance(value, bytes) else json.dumps(value).encode()
                 self.send_response(status)
                 self.send_header("content-length", str(len(body)))
+                for header in admin.headers.items():
+                    self.send_header(*header)
                 self.end_headers()
                 self.wfile.write(body)
 

@@ -143,3 +143,12 @@ def test_readable_takes_any_json() -> None:
         "names: a, b",
         "on: yes",
     ]
+
+
+@pytest.mark.parametrize("command", [["status"], ["rollback"], ["explain", "--exchange", "e1"]])
+def test_the_data_listener_is_not_taken_for_the_admin_listener(
+    command: list[str], admin: Admin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin.headers["x-request-id"] = "r1"
+    assert main(command) == 1
+    assert f"{admin.url} looks like the data listener of a gateway, not like its admin listener: give that" in capsys.readouterr().err
