@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from tests.e2e.gateway import chat
 from tests.e2e.site import KEYS, Site, raw, site
+from tests.standin import Conversation, completion
 
 BODY_MAX = 64 * 1024
 POLICY = """
@@ -96,9 +97,34 @@ async def test_a_body_that_is_not_json(running: Site, body: bytes) -> None:
     assert answer.json()["error"]["message"].startswith("The request body is not JSON: ")
 
 
-async def test_a_body_nested_without_end(running: Site) -> None:
-    answer = await post(running, b'{"model": "chat", "messages": ' + b"[" * 30_000 + b"]" * 30_000 + b"}")
+def nested(opens: bytes, closes: bytes, depth: int, field: bytes = b"messages") -> bytes:
+    return b'{"model": "chat", "%b": %b1%b}' % (field, opens * depth, closes * depth)
+
+
+@pytest.mark.parametrize(("opens", "closes", "depth"), [(b"[", b"]", 30_000), (b'{"a":', b"}", 10_000)])
+async def test_a_body_nested_without_end(running: Site, opens: bytes, closes: bytes, depth: int) -> None:
+    answer = await post(running, nested(opens, closes, depth))
     check(answer, 400, "The request body is nested too deeply.")
+    answer = await post(running, opens * depth)
+    check(answer, 400, answer.json()["error"]["message"])
+    assert running.small.asked == []
+
+
+async def test_a_body_nested_about_as_deep_as_it_may_be_is_passed_on_or_refused(running: Site) -> None:
+    """How deep that is, is the interpreter's business; the answer must be one of the two, whichever reader meets the end."""
+
+    async def unread(c: Conversation) -> None:  # the stand-in's own parser would give up sooner
+        await c.json(completion("hello"))
+
+    running.play(small=unread)
+    statuses = []
+    async with running.client("ROOT") as client:
+        for depth in (100, *range(930, 1001, 2)):
+            for field in (b"messages", b"user", b"metadata"):
+                answer = await client.post("/v1/chat/completions", content=nested(b"[", b"]", depth, field))
+                assert answer.status_code in (200, 400), (depth, field, answer.text)
+                statuses.append(answer.status_code)
+    assert {200, 400} == set(statuses)
 
 
 async def test_an_unknown_model_is_refused_by_its_name_and_recorded(running: Site) -> None:
