@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gateway import supervisor
 from gateway.cli import places
-from gateway.cli.options import add_option, between, choice, port, whole
+from gateway.cli.options import add_option, between, choice, http_url, port, whole
 from gateway.cli.output import USAGE, CommandError, hint
 from gateway.cli.policy_file import load_or_fail
 from gateway.control.exposure import open_to_all
@@ -17,6 +17,8 @@ from gateway.telemetry import logs
 from policies.schema import Policy
 
 WORKERS_MAX = 256
+TRACES_PATH, METRICS_PATH = "/v1/traces", "/v1/metrics"
+"""Of a collector. Source: OTLP specification, OTLP/HTTP request."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +46,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--log-format", "text | json", "text", choice("text", "json"))
     add_option(parser, "--log-level", "debug | info | warning | error", "info", choice("debug", "info", "warning", "error"))
     add_option(parser, "--trace-sample-percent", "share of exchanges whose spans are exported", "1", between(0, 100))
-    add_option(parser, "--otlp-endpoint", "OTLP/HTTP traces endpoint (http://collector:4318/v1/traces)")
+    add_option(parser, "--otlp-endpoint", "OTLP/HTTP traces endpoint (http://collector:4318/v1/traces)", type=http_url)
+    add_option(
+        parser,
+        "--otlp-metrics-endpoint",
+        "the same for metrics; without one, that of the traces, ending in /v1/metrics",
+        type=http_url,
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,9 +85,15 @@ def settings_of(args: argparse.Namespace, path: Path, policy: Policy) -> Setting
             "policy": str(path.absolute()),
             "state_dir": state_dir,
             "admin_key": args.admin_key or places.admin_key(),
+            "otlp_metrics_endpoint": args.otlp_metrics_endpoint or metrics_beside(args.otlp_endpoint),
             "drain_s": policy.server.drain,
         }
     )
+
+
+def metrics_beside(traces: str) -> str:
+    """Where the collector that takes traces there takes metrics; "" where that cannot be told."""
+    return f"{traces.removesuffix(TRACES_PATH)}{METRICS_PATH}" if traces.endswith(TRACES_PATH) else ""
 
 
 def announce(settings: Settings) -> None:

@@ -42,7 +42,7 @@ class Rig:
         self.exposition = Exposition()
         self.spans = Recorder()
         self.policy = schema.Records(keep_for=1e12, **policy)  # type: ignore[arg-type]
-        self.consumer = Consumer(self.store, self.exposition, self.spans, lambda: self.policy)
+        self.consumer = Consumer(self.store, self.exposition, [self.spans], lambda: self.policy)
         self.acknowledged: list[str] = []
 
     def take(self, *records: ExchangeRecord, name: str = "batch") -> None:
@@ -337,7 +337,7 @@ async def test_prunes_by_age_and_size_in_steps_and_periodically() -> None:
     exposition = Exposition()
     now = record(0).started_at + 1_000
     rules = schema.Records(keep_for=1_000.0, keep_max=rough_bytes(record(0)) * 50)
-    consumer = Consumer(store, exposition, None, lambda: rules, prune_every_s=0.001, clock=lambda: now)
+    consumer = Consumer(store, exposition, (), lambda: rules, prune_every_s=0.001, clock=lambda: now)
     await store.add([record(n - PRUNE_RECORDS_MAX * 2) for n in range(PRUNE_RECORDS_MAX * 2 + 80)])
     consumer.start()
     await until(lambda: exposition.value("headgate_records_deleted_total", "size") > 0)
