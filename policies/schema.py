@@ -195,8 +195,8 @@ class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Annotated[
         Text,
         Meta(
-            description="The name the backend knows the model by; a LoRA adapter's name works too. `embedded` has `specialist` and "
-            "`generalist`.",
+            description="The name the backend knows the model by; a LoRA adapter's name works too. `embedded` has `specialist`, "
+            "`specialist-queues` and `generalist`.",
             examples=["support-ft-v3"],
         ),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from gateway.settings import Settings
 from gateway.telemetry import logs
 from policies.schema import Policy
 
+log = logging.getLogger(__name__)
+
+READY = "Headgate is ready"
 WORKERS_MAX = 256
 TRACES_PATH, METRICS_PATH = "/v1/traces", "/v1/metrics"
 """Of a collector. Source: OTLP specification, OTLP/HTTP request."""
@@ -97,15 +101,18 @@ def metrics_beside(traces: str) -> str:
 
 
 def announce(settings: Settings) -> None:
-    """Say where it listens, once it does."""
+    """Say where it listens, once it does: to people, or as a line of the log where that is for machines."""
     scheme = "https" if settings.tls_cert else "http"
-    hint(
-        f"Headgate is ready\n"
-        f"  base_url  {url(settings.host, settings.port, scheme)}/v1\n"
-        f"  admin     {url(settings.admin_host, settings.admin_port)}\n"
-        f"  metrics   {url(settings.metrics_host, settings.metrics_port)}/metrics\n"
-        f"  state     {settings.state_dir}"
-    )
+    where = {
+        "base_url": f"{url(settings.host, settings.port, scheme)}/v1",
+        "admin": url(settings.admin_host, settings.admin_port),
+        "metrics": f"{url(settings.metrics_host, settings.metrics_port)}/metrics",
+        "state": settings.state_dir,
+    }
+    if settings.log_format == "json":
+        log.info(READY, extra=where)
+    else:
+        hint("\n".join([READY, *(f"  {name:<8}  {value}" for name, value in where.items())]))
 
 
 def url(host: str, port: int, scheme: str = "http") -> str:

@@ -78,7 +78,7 @@ def explain(
     except ApiError as refused:
         return msgspec.structs.replace(base, verdict=f"refused: {refused.message}", status=refused.status)
     objections = {name: error for name in decision.route.backends if (error := objection(snapshot.backends[name], body)) is not None}
-    steps, verdict = drive(decision.plan, {**failures, **objections})
+    steps, verdict = drive(decision.plan, {**failures, **objections}, stream=body.stream)
     return msgspec.structs.replace(base, steps=tuple(steps), **worded(verdict, endpoint))
 
 
@@ -105,7 +105,7 @@ def _why_not(models: tuple[str, ...], match: CompiledMatch, known: Features) -> 
     return ""
 
 
-def drive(plan: Plan, failures: Mapping[str, CallError]) -> tuple[list[Step], Answer | Refuse]:
+def drive(plan: Plan, failures: Mapping[str, CallError], *, stream: bool) -> tuple[list[Step], Answer | Refuse]:
     """Run a plan to its verdict. Raises RuntimeError for one that asks for more calls than an exchange may make."""
     steps: list[Step] = []
     outcome: Outcome | None = None
@@ -114,7 +114,7 @@ def drive(plan: Plan, failures: Mapping[str, CallError]) -> tuple[list[Step], An
         while len(steps) < CALLS_MAX:
             error = failures.get(verb.backend)
             outcome = Outcome(len(steps), verb.backend, error, complete=error is None and verb.hold.all)
-            steps.append(Step(verb.backend, worded_hold(verb.hold), f"fails: {error.message}" if error else "answers"))
+            steps.append(Step(verb.backend, worded_hold(verb.hold, stream=stream), f"fails: {error.message}" if error else "answers"))
             verb = plan.send(outcome)
     except StopIteration as ended:
         verdict: Answer | Refuse = ended.value
@@ -122,8 +122,10 @@ def drive(plan: Plan, failures: Mapping[str, CallError]) -> tuple[list[Step], An
     raise RuntimeError(f"the plan asked for more than {CALLS_MAX} calls")
 
 
-def worded_hold(hold: Hold) -> str:
-    """What must have arrived before the policy judges a reply."""
+def worded_hold(hold: Hold, *, stream: bool) -> str:
+    """What must have arrived before the policy judges a reply; one that is not streamed arrives whole."""
+    if not stream:
+        return "whole answer"
     if hold.all:
         return "held to its end"
     if hold.tokens:
