@@ -13,7 +13,7 @@ import pytest
 from gateway.errors import LinkError
 from gateway.link import server as server_module
 from gateway.link.framing import encode_frame
-from gateway.link.messages import OutboxLimits, Overlay, Prepare, Swap
+from gateway.link.messages import Ack, OutboxLimits, Overlay, Prepare, Swap
 from gateway.link.server import LinkServer
 from gateway.link.unix import WorkerLink
 from gateway.telemetry.counters import Counters
@@ -231,5 +231,30 @@ async def test_a_worker_that_counts_very_much_sends_it_less_often(tmp_path: Path
     await controller.until(lambda: controller.records == ["e"])
     assert await link.flush(5), "but the last word always goes"
     assert len(controller.totals) == 2
+    await link.close()
+    await server.close()
+
+
+async def test_the_depth_of_the_queue_is_what_the_controller_has_not_taken(tmp_path: Path) -> None:
+    controller = Controller()
+    controller.acknowledges = False
+    server = link_server(tmp_path / "link.sock", controller)
+    await server.start()
+    counters = Counters()
+    link = WorkerLink(str(tmp_path / "link.sock"), hello=hello, on_message=lambda _: None, totals=counters.totals, counters=counters)
+    link.start()
+
+    def depth() -> float | None:
+        told = [
+            sample.value for totals in controller.totals for sample in totals.samples if sample.metric == "headgate_records_queue_depth"
+        ]
+        return told[-1] if told else None
+
+    await controller.until(lambda: depth() == 0)
+    for number in range(3):
+        link.emit(record(str(number)))
+    await controller.until(lambda: depth() == 3)
+    controller.workers[0].send(Ack(1))
+    await controller.until(lambda: depth() == 0)
     await link.close()
     await server.close()
