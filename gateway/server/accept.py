@@ -269,7 +269,7 @@ def refuse(reply: Reply, problem: ApiError, exchange_id: str, request_id: str, v
     """Answer with an OpenAI-shaped error; the length of its body. `version`: of the policy in force, "" before there is one."""
     body = error_body(problem.status, problem.kind, problem.message, problem.param, problem.code)
     lines = f"content-type: application/json\r\nx-request-id: {request_id}\r\n"
-    if problem.of_exchange and problem.status != 405:  # docs/adr/0008: a GET asks for no exchange
+    if problem.of_exchange and problem.status != 405:  # docs/adr/0009: a GET asks for no exchange
         lines += f"x-headgate-exchange-id: {exchange_id}\r\n"
     if version:
         lines += f"x-headgate-policy-version: {version}\r\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.control.counts import CountsFile
-from gateway.telemetry.counters import Sample
 from gateway.telemetry.metrics import Exposition
+from gateway.telemetry.sample import Sample
 
 REQUESTS, LABELS = "headgate_requests_total", ("chat", "primary", "200")
 
