@@ -23,6 +23,8 @@ from gateway.admin.serve import Site
 from gateway.admin.views import Views
 from gateway.control.alerts import AlertDesk, Sources
 from gateway.control.apply import Applier
+from gateway.control.counts import CountsFile
+from gateway.control.exposure import open_to_all
 from gateway.control.fleet import Fleet
 from gateway.control.policy_file import PolicyFile
 from gateway.control.reload import Reload, Reloader
@@ -33,14 +35,15 @@ from gateway.errors import LinkError, StoreError
 from gateway.link.messages import Ack, Prepared, Records, ReplicaSeen, Swapped, Totals, Up
 from gateway.link.server import LinkServer, Worker
 from gateway.link.unix import socket_path
-from gateway.records.consumer import Consumer
+from gateway.records.call_metrics import CallMetrics
+from gateway.records.consumer import Consumer, Sink
 from gateway.records.spans import Spans
 from gateway.records.sqlite import SqliteStore
 from gateway.settings import Settings
 from gateway.tasks import TaskGroup
 from gateway.telemetry import logs
 from gateway.telemetry.metrics import Exposition
-from gateway.telemetry.tracing import SpanQueue
+from gateway.telemetry.tracing import SpanQueue, meter_provider
 from gateway.upstream.kinds import replica_urls
 from gateway.upstream.probe import Prober
 from gateway.wire import tls
@@ -72,10 +75,15 @@ class Controller:
         self._tasks = TaskGroup()
         self._tether = Tether(tether, on_restarts=self._restarted, on_gone=self._supervisor_gone)
         self._exposition = Exposition()
+        self._counts = CountsFile(settings.state_dir, settings.run)
+        self._counts.restore(self._exposition)
         self._store = SqliteStore(os.path.join(settings.state_dir, "records.sqlite"))
         self._span_queue = SpanQueue(settings.otlp_endpoint, self._exposition) if settings.otlp_endpoint else None
-        spans = Spans(self._span_queue, self._exposition) if self._span_queue is not None else None
-        self._consumer = Consumer(self._store, self._exposition, spans, self._records_policy)
+        self._meters = meter_provider(settings.otlp_metrics_endpoint) if settings.otlp_metrics_endpoint else None
+        sinks: list[Sink] = [] if self._span_queue is None else [Spans(self._span_queue, self._exposition)]
+        if self._meters is not None:
+            sinks.append(CallMetrics(self._meters.get_meter("headgate")))
+        self._consumer = Consumer(self._store, self._exposition, sinks, self._records_policy)
         self._fleet = Fleet(expected=settings.workers)
         self._link = LinkServer(
             socket_path(settings.state_dir), on_hello=self._fleet.on_hello, on_message=self._on_message, on_gone=self._on_gone
@@ -122,6 +130,7 @@ class Controller:
             log.error("records cannot be kept", extra={"why": str(error)})
         await self._link.start()
         loop.call_later(SETTLE_S, self._fleet.settle)
+        loop.call_later(SETTLE_S, self._exposition.settle)
         sites = [Site(self._admin_app(), admin), Site(metrics_app(self._exposition), metrics)]
         try:
             if await self._started():
@@ -164,6 +173,8 @@ class Controller:
         await self._store.close()
         if self._span_queue is not None:
             await asyncio.to_thread(self._span_queue.close)
+        if self._meters is not None:
+            await asyncio.to_thread(self._meters.shutdown)
         self._tether.close()
 
     def _supervisor_gone(self) -> None:
@@ -195,6 +206,10 @@ class Controller:
         self._exposition.retire(worker.hello.incarnation)
 
     # Hooks of a policy on its way in
+
+    def objection(self, policy: schema.Policy) -> str:
+        """`serve` has asked the same of the first policy; this one may come by a reload or a rollback."""
+        return open_to_all(policy, self._settings.host)
 
     def place(self, policy: schema.Policy) -> schema.Policy:
         """With the addresses of the embedded models."""
@@ -229,6 +244,7 @@ class Controller:
     async def _look_always(self) -> None:
         while True:
             self._look()
+            await self._counts.save(self._exposition)
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     def _look(self) -> None:

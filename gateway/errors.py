@@ -23,6 +23,8 @@ class ApiError(HeadgateError):
         self.param = param
         self.code = code
         self.headers = headers
+        self.of_exchange = True
+        """The request asked for an exchange, so that its answer has the id of one; False for a path that is not there, say."""
 
 
 class LinkError(HeadgateError):

@@ -33,11 +33,15 @@ class Settings(msgspec.Struct, frozen=True):
     trace_sample_percent: float = 1.0
     """Share of exchanges without a sampled parent whose spans are exported."""
     otlp_endpoint: str = ""
-    """OTLP/HTTP traces endpoint (`http://collector:4318/v1/traces`); "" exports nothing."""
+    """OTLP/HTTP traces endpoint (`http://collector:4318/v1/traces`); "" exports none."""
+    otlp_metrics_endpoint: str = ""
+    """The same for metrics (`http://collector:4318/v1/metrics`)."""
     drain_s: float = 30.0
     """`server.drain` of the policy at the start; the controller reports a change to the supervisor."""
     embedded_port: int = 0
     """Port of the embedded models' loopback socket, filled in by the supervisor."""
+    run: str = ""
+    """Names one life of the whole gateway, filled in by the supervisor: a controller takes over only what was counted in it."""
 
 
 ENVIRONMENT_VARIABLE = "HEADGATE_SETTINGS"

@@ -121,6 +121,7 @@ def serve(
             admin_port=sockets["admin"].getsockname()[1],
             metrics_port=sockets["metrics"].getsockname()[1],
             embedded_port=sockets["embedded"].getsockname()[1],
+            run=os.urandom(8).hex(),
         )
         specs, embedded = gateway_specs(settings, sockets, lock=lock)
         return Supervisor(

@@ -281,8 +281,11 @@ class WireHooks:
 
 
 def render_wire_error(status: int, message: str) -> tuple[bytes, bytes]:
-    """Header lines and an OpenAI-shaped body for what is wrong below the API."""
-    return b"content-type: application/json\r\n", error_body(status, kind_of(status), message)
+    """Header lines and an OpenAI-shaped body for what is wrong below the API. The request's own id may not even have been read: one
+    is made, by which a line of the log is found."""
+    request_id = os.urandom(12).hex()
+    log.debug("a request was refused below the API", extra={"request_id": request_id, "status": status, "why": message})
+    return b"content-type: application/json\r\nx-request-id: %b\r\n" % request_id.encode(), error_body(status, kind_of(status), message)
 
 
 async def serve(settings: Settings, index: int, data_fd: int, supervisor_fd: int | None) -> None:

@@ -9,7 +9,8 @@ from policies.findings import Findings, url_fault
 from policies.schema import Backend
 from policies.units import show_duration
 
-EMBEDDED_MODELS = ("specialist", "generalist")
+EMBEDDED_MODELS = ("specialist", "specialist-queues", "generalist")
+"""Those of `gateway/embedded/weights/card.json`. Written down again because a policy's check reads no file: a test compares the two."""
 _EVIDENCE = {"ollama": ("none", "logprobs"), "openai": ("none", "logprobs")}
 """What a kind can give; the others can give all."""
 _API_KEY_CHARS_MAX = 4096

@@ -26,6 +26,7 @@ class Problem(msgspec.Struct, frozen=True):
 
     file: str
     line: int
+    """From 1; 0 where it is not about a place in the file: the file is gone, say."""
     column: int
     path: str
     """`routes[0].failover[1]`; "" for the file as a whole."""
@@ -35,7 +36,8 @@ class Problem(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         path = f"{self.path}: " if self.path else ""
         hint = f"; {self.hint}" if self.hint else ""
-        return f"{self.file}:{self.line}:{self.column}: {path}{self.message}{hint}"
+        place = f":{self.line}:{self.column}" if self.line else ""
+        return f"{self.file}{place}: {path}{self.message}{hint}"
 
 
 class PolicyError(Exception):

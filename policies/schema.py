@@ -211,8 +211,8 @@ class Backend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Annotated[
         Text,
         Meta(
-            description="The name the backend knows the model by; a LoRA adapter's name works too. `embedded` has `specialist` and "
-            "`generalist`.",
+            description="The name the backend knows the model by; a LoRA adapter's name works too. `embedded` has `specialist`, "
+            "`specialist-queues` and `generalist`.",
             examples=["support-ft-v3"],
         ),
     ]
@@ -344,8 +344,8 @@ class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tuple[str, ...],
         Meta(
             max_length=100,
-            description="What is blacked out before anything is stored or shown: `email`, `phone`, `card`, `iban`, or `regex:` and a "
-            "Python regular expression.",
+            description="What is blacked out before anything is stored or shown, in texts and in messages of errors: `email`, "
+            "`phone`, `card`, `iban`, or `regex:` and a Python regular expression. A `unit` in which one is found is stored as its hash.",
             examples=[["email", "regex:ACME-[0-9]+"]],
         ),
     ] = ()

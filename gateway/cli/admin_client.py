@@ -12,6 +12,8 @@ from gateway.cli.options import add_option
 from gateway.cli.output import CommandError
 
 TIMEOUT_S = 30.0
+DATA_LISTENER = frozenset({"x-headgate-policy-version", "x-request-id"})
+"""Headers that its refusals have and the admin listener's have not."""
 
 
 def add_admin_options(parser: argparse.ArgumentParser) -> None:
@@ -34,10 +36,15 @@ def ask(args: argparse.Namespace, method: str, path: str, **more: Any) -> Any:
         answer = None
     if response.is_success and answer is not None:
         return answer
-    raise CommandError(_reason(response, answer))
+    raise CommandError(_reason(response, answer, args.admin_url))
 
 
-def _reason(response: httpx.Response, answer: Any) -> str:
+def _reason(response: httpx.Response, answer: Any, asked: str) -> str:
+    if DATA_LISTENER & set(response.headers):
+        return (
+            f"{asked} looks like the data listener of a gateway, not like its admin listener: "
+            "give that with --admin-url or HEADGATE_ADMIN_URL (http://127.0.0.1:8081 unless `headgate serve` was told another)"
+        )
     error = answer.get("error") if isinstance(answer, dict) else None
     message = error.get("message") if isinstance(error, dict) else error
     if response.status_code in (401, 403) and not message:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from gateway.cli.output import WELL, WRONG, add_output, hint, print_json, table
+from gateway.cli.output import WELL, WRONG, CommandError, add_output, hint, print_json, table
 from gateway.cli.policy_file import counted, load_file
+from gateway.control.policy_file import problem
 from policies.errors import PolicyError, Problem
 from policies.load import Loaded
 from policies.rules import last_backends
@@ -23,22 +24,33 @@ def run(args: argparse.Namespace) -> int:
     if args.output == "json":
         print_json([as_json(path, result) for path, result in results])
     else:
-        print("\n".join(as_text(path, result) for path, result in results))
-    return WRONG if any(isinstance(result, PolicyError) for _, result in results) else WELL
+        for path, result in results:
+            if isinstance(result, CommandError):
+                hint(f"headgate check: {result}")
+            else:
+                print(as_text(path, result))
+    return max(exit_code(result) for _, result in results)
 
 
-def check(path: str) -> Loaded | PolicyError:
-    """The policy, or all that is wrong with it. Raises CommandError for a file that cannot be read."""
+def exit_code(result: Loaded | PolicyError | CommandError) -> int:
+    """The worst counts: a file that cannot be read is a mistake in the command, and nothing is known of it."""
+    return result.exit_code if isinstance(result, CommandError) else WRONG if isinstance(result, PolicyError) else WELL
+
+
+def check(path: str) -> Loaded | PolicyError | CommandError:
+    """The policy, or all that is wrong with it, or why it cannot be read."""
     try:
         loaded = load_file(path)
-    except PolicyError as error:
+    except (PolicyError, CommandError) as error:
         return error
     for warning in loaded.warnings:
         hint(f"warning: {warning}")
     return loaded
 
 
-def as_json(path: str, result: Loaded | PolicyError) -> dict[str, object]:
+def as_json(path: str, result: Loaded | PolicyError | CommandError) -> dict[str, object]:
+    if isinstance(result, CommandError):
+        result = PolicyError([problem(path, str(result))])
     problems: Sequence[Problem] = result.problems if isinstance(result, PolicyError) else ()
     warnings: Sequence[Problem] = () if isinstance(result, PolicyError) else result.warnings
     version = None if isinstance(result, PolicyError) else result.version

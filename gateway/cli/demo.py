@@ -19,10 +19,15 @@ from gateway.telemetry import logs
 
 POLICY = """\
 # The policy of `headgate demo`. Change it while the demo runs: it is taken up at once, or refused with the reason.
+# It is written anew when the demo starts.
 version: 1
 
 backends:                           # two small models that run in a process beside the gateway
-  - {name: specialist, kind: embedded, model: specialist, evidence: logprobs}
+  - name: specialist
+    kind: embedded
+    model: specialist
+    evidence: logprobs
+    concurrency: {limit: 1, queue: 0}   # one request at a time: what comes meanwhile fails at once, and goes to the next
   - {name: generalist, kind: embedded, model: generalist, evidence: logprobs}
 
 records: {content: {store: true, redact: [email, phone, card, iban]}}

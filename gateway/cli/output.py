@@ -47,7 +47,8 @@ def table(rows: Iterable[Sequence[object]], *, indent: str = "  ") -> str:
 
 
 def readable(value: Any) -> str:
-    """Any JSON as indented text, a list of flat objects as a table: a field that the gateway adds is shown without a change here."""
+    """Any JSON as indented text, a list of flat objects as a table: a field that the gateway adds is shown without a change here.
+    Objects that have a `text` say by it how people read them."""
     return "\n".join(_lines(value))
 
 
@@ -56,6 +57,8 @@ def _lines(value: Any, indent: str = "") -> list[str]:
         return [f"{indent}{_word(value)}"]
     if isinstance(value, dict):
         return [line for name, each in value.items() for line in _named(name, each, indent)]
+    if all(isinstance(row, dict) and isinstance(row.get("text"), str) for row in value):  # what is wrong with a policy: as `check` does
+        return [f"{indent}{row['text']}" for row in value]
     if all(isinstance(row, dict) and all(map(_flat, row.values())) for row in value):
         columns = list(dict.fromkeys(name for row in value for name in row))
         return table([columns, *([_word(row.get(name), name) for name in columns] for row in value)], indent=indent).split("\n")

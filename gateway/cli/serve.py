@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
+import logging
 import os
 from pathlib import Path
 
 from gateway import supervisor
 from gateway.cli import places
-from gateway.cli.options import add_option, between, choice, port, whole
+from gateway.cli.options import add_option, between, choice, http_url, port, whole
 from gateway.cli.output import USAGE, CommandError, hint
 from gateway.cli.policy_file import load_or_fail
+from gateway.control.exposure import open_to_all
 from gateway.settings import Settings
 from gateway.telemetry import logs
 from policies.schema import Policy
 
+log = logging.getLogger(__name__)
+
+READY = "Headgate is ready"
 WORKERS_MAX = 256
+TRACES_PATH, METRICS_PATH = "/v1/traces", "/v1/metrics"
+"""Of a collector. Source: OTLP specification, OTLP/HTTP request."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +50,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--log-format", "text | json", "text", choice("text", "json"))
     add_option(parser, "--log-level", "debug | info | warning | error", "info", choice("debug", "info", "warning", "error"))
     add_option(parser, "--trace-sample-percent", "share of exchanges whose spans are exported", "1", between(0, 100))
-    add_option(parser, "--otlp-endpoint", "OTLP/HTTP traces endpoint (http://collector:4318/v1/traces)")
+    add_option(parser, "--otlp-endpoint", "OTLP/HTTP traces endpoint (http://collector:4318/v1/traces)", type=http_url)
+    add_option(
+        parser,
+        "--otlp-metrics-endpoint",
+        "the same for metrics; without one, that of the traces, ending in /v1/metrics",
+        type=http_url,
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,11 +73,8 @@ def settings_of(args: argparse.Namespace, path: Path, policy: Policy) -> Setting
     for file in filter(None, (args.tls_cert, args.tls_key, args.upstream_ca)):
         if not os.access(file, os.R_OK):
             raise CommandError(f"cannot read {file}", USAGE)
-    if not policy.keys and not policy.server.anonymous and not is_loopback(args.host):
-        raise CommandError(
-            f"{path} has no keys and does not say `server: {{anonymous: true}}`: "
-            f"such a gateway listens on loopback only, not on {args.host}"
-        )
+    if why := open_to_all(policy, args.host):
+        raise CommandError(f"{path}: {why}")
     state_dir = os.path.abspath(args.state_dir) if args.state_dir else str(places.state_dir(path))
     if len(os.fsencode(state_dir)) > places.STATE_DIR_BYTES_MAX:
         raise CommandError(
@@ -80,31 +89,30 @@ def settings_of(args: argparse.Namespace, path: Path, policy: Policy) -> Setting
             "policy": str(path.absolute()),
             "state_dir": state_dir,
             "admin_key": args.admin_key or places.admin_key(),
+            "otlp_metrics_endpoint": args.otlp_metrics_endpoint or metrics_beside(args.otlp_endpoint),
             "drain_s": policy.server.drain,
         }
     )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on `host`. Another name than `localhost` may mean anything."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def metrics_beside(traces: str) -> str:
+    """Where the collector that takes traces there takes metrics; "" where that cannot be told."""
+    return f"{traces.removesuffix(TRACES_PATH)}{METRICS_PATH}" if traces.endswith(TRACES_PATH) else ""
 
 
 def announce(settings: Settings) -> None:
-    """Say where it listens, once it does."""
+    """Say where it listens, once it does: to people, or as a line of the log where that is for machines."""
     scheme = "https" if settings.tls_cert else "http"
-    hint(
-        f"Headgate is ready\n"
-        f"  base_url  {url(settings.host, settings.port, scheme)}/v1\n"
-        f"  admin     {url(settings.admin_host, settings.admin_port)}\n"
-        f"  metrics   {url(settings.metrics_host, settings.metrics_port)}/metrics\n"
-        f"  state     {settings.state_dir}"
-    )
+    where = {
+        "base_url": f"{url(settings.host, settings.port, scheme)}/v1",
+        "admin": url(settings.admin_host, settings.admin_port),
+        "metrics": f"{url(settings.metrics_host, settings.metrics_port)}/metrics",
+        "state": settings.state_dir,
+    }
+    if settings.log_format == "json":
+        log.info(READY, extra=where)
+    else:
+        hint("\n".join([READY, *(f"  {name:<8}  {value}" for name, value in where.items())]))
 
 
 def url(host: str, port: int, scheme: str = "http") -> str:

@@ -1,4 +1,6 @@
-"""What `headgate demo` plays against its gateway: a client's requests, and then what to try."""
+"""What `headgate demo` plays against its gateway: a client's requests, one of them at a bad moment; and then it tells of changes of the
+policy, as long as the demo runs.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ import httpx
 import msgspec
 
 from gateway import settings as process_settings
-from gateway.cli.output import WELL, WRONG, hint, table
+from gateway.cli.output import WELL, WRONG, hint
 from gateway.cli.serve import url
+from gateway.cli.tour_text import Seen, report, story_of, suggestions
 from gateway.settings import Settings
 
 READY_WITHIN_S = 60.0
@@ -38,24 +41,17 @@ ASKED = (
 """(model, text). Each is asked twice, once streamed."""
 
 NOT_THERE = "gpt-unheard-of"
-
-
-class Seen(msgspec.Struct, frozen=True):
-    """One request and what came back."""
-
-    model: str
-    text: str
-    stream: bool
-    status: int
-    answer: str
-    backend: str
-    exchange_id: str
-    seconds: float
+LONG = "Write a reply: I was charged twice for the lamp."
+MEANWHILE = "My invoice for the lamp is wrong."
+BUSY_TRIES = 10
+"""On a machine that is busy with other things, the long answer may be over before the other request has come."""
+CHANGES_EVERY_S = 1.0
 
 
 def main() -> int:
     """Play, and say what to try; the exit code says whether everything was as it should be."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    checking = "--check" in sys.argv
     settings = process_settings.decode(os.environ[process_settings.ENVIRONMENT_VARIABLE])
     base = url(settings.host, settings.port, "https" if settings.tls_cert else "http")
     with httpx.Client(base_url=base, timeout=TIMEOUT_S, trust_env=False, verify=not settings.tls_cert) as client:
@@ -64,10 +60,21 @@ def main() -> int:
             return WRONG
         seen = [ask(client, model, text, stream=stream) for model, text in ASKED for stream in (False, True)]
         seen.append(ask(client, NOT_THERE, "Hello!", stream=False))
-        wrong = [*complaints(seen), *recorded(settings, seen)]
-    print(report(seen) if "--check" in sys.argv else report(seen) + suggestions(settings, base, seen), flush=True)
+        moved = ask_while_busy(client)
+        wrong = [*complaints(seen), *recorded(settings, [*seen, moved])]
+        if moved.reason != "failover" and settings.workers == 1:  # more workers share the limit, and each lets one through
+            wrong.append(f"{moved.text!r}, asked while the specialist was busy, was answered by {moved.backend} ({moved.reason})")
+    print(report([*seen, moved]), flush=True)
+    if not wrong:
+        print(story_of(moved, admin_get(settings, f"/exchanges/{moved.exchange_id}")), flush=True)
+    if not checking:
+        print(suggestions(settings, base, moved), flush=True)
     for complaint in wrong:
         hint(f"not as it should be: {complaint}")
+    if checking and not wrong:
+        print("All is well: every answer was whole, streamed and not, and recorded and counted.", flush=True)
+    if not checking:
+        tell_of_changes(settings)
     return WRONG if wrong else WELL
 
 
@@ -93,8 +100,23 @@ def ask(client: httpx.Client, model: str, text: str, *, stream: bool) -> Seen:
     response = client.post("/v1/chat/completions", json=body)
     seconds = time.monotonic() - started
     answer = streamed_text(response.text) if stream and response.is_success else whole_text(response)
-    backend, exchange_id = (response.headers.get(f"x-headgate-{name}", "") for name in ("backend", "exchange-id"))
-    return Seen(model, text, stream, response.status_code, answer, backend, exchange_id, seconds)
+    backend, reason, exchange_id = (response.headers.get(f"x-headgate-{name}", "") for name in ("backend", "reason", "exchange-id"))
+    return Seen(model, text, stream, response.status_code, answer, backend, reason, exchange_id, seconds)
+
+
+def ask_while_busy(client: httpx.Client) -> Seen:
+    """One request while the specialist, which takes one at a time, is writing a longer answer: another backend answers it."""
+    long = {"model": "support", "messages": [{"role": "user", "content": LONG}], "stream": True, "temperature": 0, "max_tokens": 200}
+    for _ in range(BUSY_TRIES):
+        with client.stream("POST", "/v1/chat/completions", json=long) as answer:
+            lines = answer.iter_lines()
+            next(lines, "")  # it has begun
+            moved = ask(client, "support", MEANWHILE, stream=True)
+            for _ in lines:
+                pass
+        if moved.reason == "failover":
+            break
+    return moved
 
 
 def whole_text(response: httpx.Response) -> str:
@@ -134,13 +156,11 @@ def complaints(seen: list[Seen]) -> list[str]:
 
 def recorded(settings: Settings, seen: list[Seen]) -> list[str]:
     """Whether the last exchange is in the records, and the requests in the metrics."""
-    admin = url(settings.admin_host, settings.admin_port)
-    key = {"authorization": f"Bearer {settings.admin_key}"}
     served = [each for each in seen if each.status == 200]
     deadline = time.monotonic() + READY_WITHIN_S
     missing = "no request was served"
     while served and time.monotonic() < deadline:
-        found = httpx.get(f"{admin}/exchanges/{served[-1].exchange_id}", headers=key, timeout=TIMEOUT_S, trust_env=False)
+        found = admin_get(settings, f"/exchanges/{served[-1].exchange_id}")
         metrics = httpx.get(f"{url(settings.metrics_host, settings.metrics_port)}/metrics", timeout=TIMEOUT_S, trust_env=False)
         if found.status_code == 200 and "headgate_requests_total{" in metrics.text:
             return []
@@ -149,49 +169,26 @@ def recorded(settings: Settings, seen: list[Seen]) -> list[str]:
     return [missing]
 
 
-def report(seen: list[Seen]) -> str:
-    """The requests as a table; of two that differ only in streaming, the streamed one."""
-    shown = [each for each in seen if each.stream or each.model == NOT_THERE]
-    rows = [(e.model, cut(e.text, 52), cut(e.answer, 44), e.backend or f"({e.status})", f"{e.seconds * 1000:.0f}") for e in shown]
-    rows.insert(0, ("model", "asked", "answered", "by", "ms"))
-    return f"\n{len(seen)} requests were played\n{table(rows)}"
+def admin_get(settings: Settings, path: str) -> httpx.Response:
+    """What the admin API says. Raises httpx.HTTPError."""
+    where = url(settings.admin_host, settings.admin_port)
+    headers = {"authorization": f"Bearer {settings.admin_key}"}
+    return httpx.get(f"{where}{path}", headers=headers, timeout=TIMEOUT_S, trust_env=False)
 
 
-def cut(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 3]}..."
-
-
-def suggestions(settings: Settings, base: str, seen: list[Seen]) -> str:
-    """What to try now."""
-    headgate = os.path.join(os.path.dirname(sys.executable), "headgate")
-    headgate = os.path.relpath(headgate) if os.path.exists(headgate) else "headgate"
-    admin = url(settings.admin_host, settings.admin_port)
-    where = "" if admin == "http://127.0.0.1:8081" else f" --admin-url {admin}"
-    last = next((each.exchange_id for each in reversed(seen) if each.status == 200), "ID")
-    return f"""\
-
-
-Try it
-  base_url  {base}/v1          models: support, chat
-
-  curl {base}/v1/chat/completions -H 'content-type: application/json' \\
-    -d '{{"model": "support", "messages": [{{"role": "user", "content": "Where is my parcel?"}}]}}'
-
-  from openai import OpenAI
-  client = OpenAI(base_url="{base}/v1", api_key="none")
-  messages = [{{"role": "user", "content": "What is the capital of Italy?"}}]
-  for chunk in client.chat.completions.create(model="chat", messages=messages, stream=True):
-      print(chunk.choices[0].delta.content or "", end="")
-
-Look at it
-  {headgate} status{where}
-  {headgate} explain --exchange {last}{where}
-  metrics   {url(settings.metrics_host, settings.metrics_port)}/metrics
-  admin     {admin}
-  policy    {settings.policy}
-
-Ctrl-C stops it.
-"""
+def tell_of_changes(settings: Settings) -> None:
+    """A line for every policy that comes into force, until the demo is stopped."""
+    before = ""
+    while True:
+        try:
+            status: Any = admin_get(settings, "/status").json()
+            version, pinned = str(status["version"]), bool(status["pinned"])
+        except (httpx.HTTPError, ValueError, LookupError, TypeError):  # the controller is being started again
+            version, pinned = before, False
+        if before and version != before:
+            print(f"policy {version} is in force{', by a rollback' if pinned else ''}; before it was {before}", flush=True)
+        before = version
+        time.sleep(CHANGES_EVERY_S)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def explain(
     except ApiError as refused:
         return msgspec.structs.replace(base, verdict=f"refused: {refused.message}", status=refused.status)
     objections = {name: error for name in decision.route.backends if (error := objection(snapshot.backends[name], body)) is not None}
-    walk = Walk(snapshot, raw, msgspec.structs.replace(assumed, failures={**assumed.failures, **objections}))
+    walk = Walk(snapshot, raw, body.stream, msgspec.structs.replace(assumed, failures={**assumed.failures, **objections}))
     verdict = walk.drive(decision.plan)
     return msgspec.structs.replace(base, steps=tuple(walk.steps(verdict)), guard=walk.guard, ood=verdict.ood, **worded(verdict, endpoint))
 
@@ -136,9 +136,10 @@ def _why_not(models: tuple[str, ...], match: CompiledMatch, known: Features) -> 
 class Walk:
     """Drives a plan to its verdict on assumed outcomes."""
 
-    def __init__(self, snapshot: Snapshot, raw: bytes, assumed: Assumed) -> None:
+    def __init__(self, snapshot: Snapshot, raw: bytes, stream: bool, assumed: Assumed) -> None:
         self._snapshot = snapshot
         self._raw = raw
+        self._stream = stream
         self._assumed = assumed
         self._calls: list[tuple[Call | Race, Outcome]] = []
         self.guard: str | None = None
@@ -178,7 +179,7 @@ class Walk:
     def _step(self, number: int, why: str = "") -> Step:
         verb, outcome = self._calls[number]
         call = verb.calls[0] if isinstance(verb, Race) else verb
-        hold = worded_hold(call.hold) + (f", {worded_hedge(verb)}" if isinstance(verb, Race) else "")
+        hold = worded_hold(call.hold, stream=self._stream) + (f", {worded_hedge(verb)}" if isinstance(verb, Race) else "")
         return Step(call.backend, hold, f"fails: {outcome.error.message}" if outcome.error else "answers", why)
 
     def _assess(self, verb: Assess) -> Assessment:
@@ -226,8 +227,10 @@ def worded_hedge(race: Race) -> str:
     return f"beside {'another replica' if race.other_replica else race.calls[1].backend} after {after}"
 
 
-def worded_hold(hold: Hold) -> str:
-    """What must have arrived before the policy judges a reply."""
+def worded_hold(hold: Hold, *, stream: bool) -> str:
+    """What must have arrived before the policy judges a reply; one that is not streamed arrives whole."""
+    if not stream:
+        return f"whole answer, judged by its first {hold.tokens} tokens" if hold.tokens else "whole answer"
     if hold.all:
         return "held to its end"
     if hold.tokens:

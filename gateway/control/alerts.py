@@ -45,7 +45,7 @@ class Sources:
         self._dropped = dropped
         self._restarts = restarts
         self._workers = workers
-        self._dropped_before = 0.0
+        self._dropped_before = dropped()
         self._restarts_before: dict[str, int] = dict(restarts())
 
     def conditions(self) -> dict[Key, str]:
@@ -79,7 +79,8 @@ class Sources:
         restarts = dict(self._restarts())
         for process, count in restarts.items():
             if count > self._restarts_before.get(process, 0):
-                found["process_restarts", process] = f"{process} died and was started again ({count} times so far)"
+                so_far = f" ({count} times so far)" if count > 1 else ""
+                found["process_restarts", process] = f"{process} died and was started again{so_far}"
         self._restarts_before = restarts
         return found
 
@@ -99,6 +100,7 @@ class AlertDesk:
         """Evaluate once; True where an alert began to fire or was resolved."""
         self.board, told = self.board.evaluate(RULES, self._conditions(), self._now())
         for alert in told:
-            log.warning("alert %s", alert.state, extra={"alert": alert.name, "subject": alert.subject, "why": alert.message})
+            subject = {"subject": alert.subject} if alert.subject else {}
+            log.warning("alert %s", alert.state, extra={"alert": alert.name, **subject, "why": alert.message})
             self._tell(alert)
         return bool(told)

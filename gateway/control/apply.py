@@ -48,6 +48,10 @@ class Probes(Protocol):
 class Hooks(Protocol):
     """The rest of the controller, told as a policy comes into force."""
 
+    def objection(self, policy: Policy) -> str:
+        """Why this gateway, as it was started, must not serve the policy; "" where it may."""
+        ...
+
     def place(self, policy: Policy) -> Policy:
         """The policy as workers and probes need it: addresses filled in that only this machine knows."""
         ...
@@ -85,6 +89,8 @@ class Applier:
             SupersededError: `supersede` was called meanwhile; the same.
         """
         version = found.loaded.version
+        if why := self._hooks.objection(found.loaded.policy):
+            raise PolicyError([problem(file, why)])
         policy = self._hooks.place(found.loaded.policy)
         self._applying = version
         self._superseded.clear()

@@ -108,7 +108,7 @@ def candidate(text: bytes, name: str, read: Callable[[str], bytes], env: Mapping
 
 def problem(file: str, message: str) -> Problem:
     """One that concerns the policy as a whole."""
-    return Problem(file, 1, 1, "", message)
+    return Problem(file, 0, 0, "", message)
 
 
 def _mark(path: str) -> Mark | None:

@@ -129,8 +129,12 @@ class Reloader:
                 candidate, pointers = stored
                 why = "the file was rolled back" if outcome.result == "pinned" else "the file is wrong"
                 log.warning("serving the stored policy, not the file", extra={"version": candidate.loaded.version, "why": why})
-                fallback = await self._apply(candidate, READY_WITHIN_AT_START_S, outcome.result, pointers)
-                outcome = msgspec.structs.replace(fallback, problems=outcome.problems)
+                fallback = await self._apply(candidate, READY_WITHIN_AT_START_S, outcome.result, pointers, stored=True)
+                if self.current is None:
+                    _log_problems("the stored policy cannot be served", fallback.problems)
+                    outcome = msgspec.structs.replace(outcome, problems=(*outcome.problems, *fallback.problems))
+                else:
+                    outcome = msgspec.structs.replace(fallback, problems=outcome.problems)
         if self.current is None:
             raise PolicyError(outcome.problems)
         self._on_outcome(outcome)
@@ -207,7 +211,8 @@ class Reloader:
             else:
                 put_aside = {*self._pointers.rolled_back, self.current.source, self._source} - {""}
                 pointers = Pointers((*self._pointers.history[:-2], before.loaded.version), tuple(sorted(put_aside)))
-                outcome = await self._apply(before, READY_WITHIN_ROLLBACK_S, "rolled_back", pointers)
+                outcome = await self._apply(before, READY_WITHIN_ROLLBACK_S, "rolled_back", pointers, stored=True)
+        _log_problems("rollback refused", outcome.problems)
         self._on_outcome(outcome)
         return outcome
 
@@ -226,11 +231,13 @@ class Reloader:
     async def _decide(self, found: Candidate) -> Reload:
         if found.source in self._pointers.rolled_back:
             self.rejected = None
+            log.info("the file is still the one that was rolled back: nothing changes", extra={"version": self.version})
             return Reload("pinned", self.version, warnings=found.loaded.warnings)
         if found.loaded.version == self.version:
             self.rejected = None
             if self.pinned:  # the file has become what the rollback put back
                 await self._point(Pointers(self._pointers.history))
+            log.info("the policy says what is in force: nothing changes", extra={"version": self.version})
             return Reload("unchanged", self.version, warnings=found.loaded.warnings)
         return await self._adopt(found, READY_WITHIN_S)
 
@@ -239,9 +246,11 @@ class Reloader:
         outcome = await self._apply(found, ready_within_s, "ok", self._pointers.adopted(found.loaded.version))
         return self._reject(outcome.problems) if outcome.result == "rejected" else outcome
 
-    async def _apply(self, found: Candidate, ready_within_s: float, result: Result, pointers: Pointers) -> Reload:
+    async def _apply(self, found: Candidate, ready_within_s: float, result: Result, pointers: Pointers, *, stored: bool = False) -> Reload:
+        """`stored`: what is wrong with it is not wrong with the file on disk."""
+        named = f"stored version {found.loaded.version}" if stored else self._file.path
         try:
-            unready = await self._applier.apply(found, self._file.path, ready_within_s)
+            unready = await self._applier.apply(found, named, ready_within_s)
         except PolicyError as error:
             return Reload("rejected", self.version, error.problems)
         except SupersededError:
@@ -256,8 +265,7 @@ class Reloader:
 
     def _reject(self, problems: tuple[Problem, ...]) -> Reload:
         self.rejected = Rejected(time.time(), problems)
-        for each in problems[:PROBLEMS_LOGGED_MAX]:
-            log.error("policy rejected: %s", each)
+        _log_problems("policy rejected", problems)
         return Reload("rejected", self.version, problems)
 
     async def _point(self, pointers: Pointers) -> None:
@@ -267,3 +275,8 @@ class Reloader:
             await asyncio.to_thread(self._versions.point, pointers)
         except OSError as error:
             log.error("cannot note which policy is in force", extra={"why": str(error)})
+
+
+def _log_problems(event: str, problems: tuple[Problem, ...]) -> None:
+    for each in problems[:PROBLEMS_LOGGED_MAX]:
+        log.error("%s: %s", event, each)

@@ -141,7 +141,7 @@ class OutboxLimits(msgspec.Struct, frozen=True):
 
 
 class Totals(msgspec.Struct, frozen=True, tag="totals"):
-    """Cumulative counters of this incarnation."""
+    """Cumulative counters of this incarnation: all of them first on every connection, then those that have changed since."""
 
     samples: list[Sample]
 

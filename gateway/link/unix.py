@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias, cast
 
@@ -25,6 +26,10 @@ log = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 0.05
 TOTALS_INTERVAL_S = 1.0
+"""Totals go with the records, too, so that a worker that is killed loses no more of the one than of the other."""
+TOTALS_SHARE_MAX = 0.01
+"""Of the worker's time that totals may take beyond those of every `TOTALS_INTERVAL_S`: one that counts very many series sends them
+less often."""
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 0.5
 """A try costs a worker microseconds; while it waits, a new controller cannot bring it up."""
@@ -54,7 +59,7 @@ def unix_connector(path: str) -> Connector:
 class WorkerLink:
     """Records, totals and acknowledgements up; policies, overlay and orders down. A `RecordSink`.
 
-    `hello` is asked at every connection, `totals` about once a second, `on_message` gets every message but `Ack`.
+    `hello` is asked at every connection, `totals` after every batch and once a second, `on_message` gets every message but `Ack`.
     """
 
     def __init__(
@@ -73,6 +78,9 @@ class WorkerLink:
         self._on_message = on_message
         self._totals = totals
         self._totals_sent: list[Sample] = []
+        """Over this connection."""
+        self._totals_after = 0.0
+        """When a batch may take totals along again, `time.monotonic`."""
         self._outbox = Outbox(counters, limits)
         self._connection: _Connection | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -205,6 +213,8 @@ class WorkerLink:
     def _flush_due(self) -> None:
         self._flush_timer = None
         self._pump()
+        if time.monotonic() >= self._totals_after:
+            self._send_totals()
 
     def _tick(self) -> None:
         self._totals_timer = asyncio.get_running_loop().call_later(TOTALS_INTERVAL_S, self._tick)
@@ -215,11 +225,15 @@ class WorkerLink:
         connection = self._connection
         if connection is None or connection.paused:
             return
+        started = time.monotonic()
         self._outbox.note_depth()
-        samples = self._totals()
-        if samples != self._totals_sent:
+        samples, sent = self._totals(), self._totals_sent
+        changed = [sample for place, sample in enumerate(samples) if place >= len(sent) or sample != sent[place]]
+        if changed:
             self._totals_sent = samples
-            connection.transport.write(encode_frame(Totals(samples)))
+            connection.transport.write(encode_frame(Totals(changed)))
+        ended = time.monotonic()
+        self._totals_after = ended + (ended - started) / TOTALS_SHARE_MAX
 
 
 class _Connection(asyncio.Protocol):

@@ -33,8 +33,9 @@ LOG_EVERY_S = 10.0
 """A store that goes on failing is told of so often, not once a batch."""
 
 
-class SpanSink(Protocol):
-    """Makes spans of the sampled among these records. Called on a thread; never waits for a collector and never raises."""
+class Sink(Protocol):
+    """Is shown the records as they are kept, and makes spans or metrics of them. Called on a thread; never waits for a collector and
+    never raises."""
 
     def take(self, records: Sequence[ExchangeRecord]) -> None: ...
 
@@ -52,14 +53,14 @@ class Consumer:
         self,
         store: RecordStore,
         exposition: Exposition,
-        spans: SpanSink | None,
+        sinks: Sequence[Sink],
         policy: Callable[[], Records],
         *,
         prune_every_s: float = PRUNE_EVERY_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
-        self._spans = spans
+        self._sinks = tuple(sinks)
         self._policy = policy
         self._prune_every_s = prune_every_s
         self._clock = clock
@@ -175,11 +176,11 @@ class Consumer:
     def _prepare(self, records: list[ExchangeRecord]) -> tuple[list[ExchangeRecord], dict[str, int]]:
         """On a thread: redaction takes its time, and so does the making of spans."""
         prepared, lost = self._preparation.prepare(records, self._policy().content)
-        if self._spans is not None:
+        for sink in self._sinks:
             try:
-                self._spans.take(prepared)
+                sink.take(prepared)
             except Exception:
-                log.exception("spans could not be made", extra={"records": len(records)})
+                log.exception("no telemetry could be made of records", extra={"records": len(records), "sink": type(sink).__name__})
         return prepared, lost
 
     async def _prune_always(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 
@@ -15,9 +16,12 @@ from policies.schema import Content
 
 log = logging.getLogger(__name__)
 
+PSEUDONYM_CHARS = 16
+
 
 class Preparation:
-    """Applies `records.content`. Keeps the rules compiled while the policy's stay the same."""
+    """Applies `records.content`, its rules also to what else a client or a backend wrote: messages of errors, and the unit. Keeps
+    the rules compiled while the policy's stay the same."""
 
     def __init__(self) -> None:
         self._rules: tuple[str, ...] = ()
@@ -50,7 +54,7 @@ class Preparation:
                 why = "error"
             lost[why] = lost.get(why, 0) + 1
             calls = tuple([replace(call, message="") for call in record.calls])
-            fit.append(replace(record, content=None, error="", calls=calls))
+            fit.append(replace(record, content=None, error="", unit=pseudonym(record.unit), calls=calls))
         return fit, lost
 
     def _redacted(self, record: ExchangeRecord) -> ExchangeRecord:
@@ -65,7 +69,15 @@ class Preparation:
         calls: tuple[CallRecord, ...] = tuple(
             [replace(call, message=redactor.text(call.message, deadline)) if call.message else call for call in record.calls]
         )
-        return replace(record, content=content, error=redactor.text(record.error, deadline), calls=calls)
+        # Blacked out, two users would become one.
+        unit = pseudonym(record.unit) if redactor.text(record.unit, deadline) != record.unit else record.unit
+        return replace(record, content=content, error=redactor.text(record.error, deadline), unit=unit, calls=calls)
+
+
+def pseudonym(unit: str) -> str:
+    """What stands for a unit that must not be stored: the same for the same user, always and everywhere. It is no secret: who has a
+    list of addresses can find the one that it stands for."""
+    return f"sha256:{hashlib.sha256(unit.encode()).hexdigest()[:PSEUDONYM_CHARS]}" if unit else ""
 
 
 def _compiled(rules: tuple[str, ...]) -> Redactor | None:

@@ -1,7 +1,6 @@
 """The spans of an exchange, made from its record: nothing runs for them while a request does.
 
-The names of the GenAI semantic conventions still move (status: Development); they stand in this module alone. Spans carry no
-prompt, no answer and no message of a backend's, which may repeat either.
+They carry no prompt, no answer and no message of a backend's, which may repeat either.
 """
 
 from __future__ import annotations
@@ -12,26 +11,24 @@ from urllib.parse import urlsplit
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
-from opentelemetry.semconv.attributes import error_attributes, http_attributes, server_attributes
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
 from gateway.link.messages import CallRecord, ExchangeRecord
+from gateway.telemetry import conventions
 from gateway.telemetry.metrics import Exposition
 from gateway.telemetry.tracing import SpanQueue
 
 MODEL_CHARS_MAX = 200
 """Of the model's name: the client chose it."""
 
-_OPERATIONS = {"chat": "chat", "responses": "chat", "messages": "chat", "completions": "text_completion", "embeddings": "embeddings"}
 _PATHS = {"chat": "/v1/chat/completions"}
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _SCOPE = InstrumentationScope("headgate")
 
 
 class Spans:
-    """Makes spans of the sampled among the records and queues them; the consumer's `SpanSink`."""
+    """Makes spans of the sampled among the records and queues them; one of the consumer's sinks."""
 
     def __init__(self, queue: SpanQueue, exposition: Exposition) -> None:
         self._queue = queue
@@ -70,7 +67,7 @@ def spans_of(record: ExchangeRecord, resource: Resource) -> list[ReadableSpan]:
         failed = call.result not in ("ok", "cancelled")
         spans.append(
             ReadableSpan(
-                f"{_OPERATIONS.get(record.endpoint, record.endpoint)} {record.model[:MODEL_CHARS_MAX]}",
+                f"{conventions.operation(record.endpoint)} {record.model[:MODEL_CHARS_MAX]}",
                 _context(record, call.span_id),
                 server,
                 resource,
@@ -96,10 +93,10 @@ def _ns(record: ExchangeRecord, seconds: float) -> int:
 
 def _server_attributes(record: ExchangeRecord, path: str) -> dict[str, AttributeValue]:
     attributes: dict[str, AttributeValue | None] = {
-        http_attributes.HTTP_REQUEST_METHOD: "POST",
-        http_attributes.HTTP_ROUTE: path,
-        http_attributes.HTTP_RESPONSE_STATUS_CODE: record.code,
-        error_attributes.ERROR_TYPE: str(record.code) if record.code >= 500 else None,
+        conventions.HTTP_METHOD: "POST",
+        conventions.HTTP_ROUTE: path,
+        conventions.HTTP_STATUS: record.code,
+        conventions.ERROR_TYPE: str(record.code) if record.code >= 500 else None,
         "headgate.exchange_id": record.exchange_id,
         "headgate.request_id": record.request_id,
         "headgate.route": record.route or None,
@@ -110,30 +107,30 @@ def _server_attributes(record: ExchangeRecord, path: str) -> dict[str, Attribute
         "headgate.client_left": True if record.code == 499 else None,
         **{f"headgate.segment.{segment}": value for segment, value in record.segments},
     }
-    return _present(attributes.items())
+    return present(attributes.items())
 
 
 def _call_attributes(record: ExchangeRecord, call: CallRecord) -> dict[str, AttributeValue]:
-    address, port = _address(call)
+    host, port = address(call)
     failed = call.result != "ok"
-    return _present(
+    return present(
         (
-            (gen_ai.GEN_AI_OPERATION_NAME, _OPERATIONS.get(record.endpoint, record.endpoint)),
-            (gen_ai.GEN_AI_PROVIDER_NAME, "openai"),  # of the format spoken; who is behind it is `headgate.backend`
-            (gen_ai.GEN_AI_REQUEST_MODEL, record.model[:MODEL_CHARS_MAX]),
-            (gen_ai.GEN_AI_REQUEST_STREAM, record.stream),
-            (gen_ai.GEN_AI_RESPONSE_MODEL, call.response_model),
-            (gen_ai.GEN_AI_RESPONSE_FINISH_REASONS, call.finish_reasons or None),
-            (gen_ai.GEN_AI_USAGE_INPUT_TOKENS, call.input_tokens),
-            (gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS, call.output_tokens),
+            (conventions.OPERATION_NAME, conventions.operation(record.endpoint)),
+            (conventions.PROVIDER_NAME, conventions.PROVIDER),
+            (conventions.REQUEST_MODEL, record.model[:MODEL_CHARS_MAX]),
+            (conventions.REQUEST_STREAM, record.stream),
+            (conventions.RESPONSE_MODEL, call.response_model),
+            (conventions.FINISH_REASONS, call.finish_reasons or None),
+            (conventions.INPUT_TOKENS, call.input_tokens),
+            (conventions.OUTPUT_TOKENS, call.output_tokens),
             (
-                gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK,
+                conventions.TIME_TO_FIRST_CHUNK,
                 call.first_content - call.started if record.stream and call.first_content is not None else None,
             ),
-            (http_attributes.HTTP_RESPONSE_STATUS_CODE, call.status),
-            (error_attributes.ERROR_TYPE, call.result if failed else None),
-            (server_attributes.SERVER_ADDRESS, address),
-            (server_attributes.SERVER_PORT, port),
+            (conventions.HTTP_STATUS, call.status),
+            (conventions.ERROR_TYPE, call.result if failed else None),
+            (conventions.SERVER_ADDRESS, host),
+            (conventions.SERVER_PORT, port),
             ("headgate.backend", call.backend),
             ("headgate.cost", call.cost),
             ("headgate.currency", call.currency if call.cost is not None else None),
@@ -141,11 +138,12 @@ def _call_attributes(record: ExchangeRecord, call: CallRecord) -> dict[str, Attr
     )
 
 
-def _present(attributes: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, AttributeValue]:
+def present(attributes: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, AttributeValue]:
+    """Without those that are None."""
     return {name: value for name, value in attributes if value is not None}
 
 
-def _address(call: CallRecord) -> tuple[str | None, int | None]:
+def address(call: CallRecord) -> tuple[str | None, int | None]:
     """Of the replica that was tried last."""
     try:
         url = urlsplit(call.attempts[-1].replica)
@@ -162,7 +160,7 @@ def _commit(record: ExchangeRecord) -> tuple[Event, ...]:
 
 def _call_events(record: ExchangeRecord, call: CallRecord) -> tuple[Event, ...]:
     events = [
-        Event("retry", {"headgate.replica": attempt.replica, error_attributes.ERROR_TYPE: attempt.result}, _ns(record, attempt.ended))
+        Event("retry", {"headgate.replica": attempt.replica, conventions.ERROR_TYPE: attempt.result}, _ns(record, attempt.ended))
         for attempt in call.attempts[:-1]
     ]
     if call.held is not None:

@@ -64,7 +64,8 @@ def _verdict(record: ExchangeRecord) -> str:
 
 
 def _asked(record: ExchangeRecord) -> Iterator[tuple[str, str]]:
-    yield "asked", f"{record.endpoint} for {_shown(record.model)}, {'streamed' if record.stream else 'whole'}, {_bytes(record.bytes_in)}"
+    what = f"for {_shown(record.model)}, {'streamed' if record.stream else 'whole'}" if record.model else "with a body that names no model"
+    yield "asked", f"{record.endpoint} {what}, {_bytes(record.bytes_in)}"
     yield "request id", _shown(record.request_id)
     yield "key", _shown(record.key) or "none (anonymous)"
     if record.unit:

@@ -21,6 +21,7 @@ from gateway.protocol.body import Body, decode
 from gateway.protocol.errors import error_body
 from gateway.protocol.models import render_models
 from gateway.server.models import answer_model
+from gateway.server.paths import not_there
 from gateway.server.refusal import refusal_record
 from gateway.telemetry.trace_context import TraceContext, continue_trace
 from gateway.wire.base import Reply
@@ -40,6 +41,7 @@ ENDPOINTS: dict[bytes, Endpoint] = {
     b"/v1/messages": "messages",
 }
 MODELS = b"/v1/models"
+KNOWN_PATHS = (*ENDPOINTS, MODELS, b"/health/live", b"/health/ready")
 NEVER_ZERO = 1 << 192 | 1 << 64 | 1
 """An id of zeros means "none" to a tracer."""
 SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -164,7 +166,14 @@ class Acceptor:
         return order
 
     def _answer_other(self, request: Request, reply: Reply, live: Live | None, request_id: str) -> None:
-        """Health, the model list, and everything that is not there."""
+        """Health, the model list, and everything that is not there: no exchange, and no id of one."""
+        try:
+            self._answer_path(request, reply, live, request_id)
+        except ApiError as problem:
+            problem.of_exchange = False
+            raise
+
+    def _answer_path(self, request: Request, reply: Reply, live: Live | None, request_id: str) -> None:
         path = request.path
         line = b"x-request-id: %s\r\n" % request_id.encode()
         if path.startswith(b"/health/"):
@@ -188,7 +197,7 @@ class Acceptor:
             answer = render_models(names) if path == MODELS else answer_model(path[len(MODELS) + 1 :], names)
             reply.send(200, line + b"content-type: application/json\r\n", answer)
             return
-        raise ApiError(404, "invalid_request_error", f"there is no {path.decode('latin-1')}; see /v1/models", code="not_found")
+        raise not_there(path, KNOWN_PATHS)
 
 
 def starting() -> ApiError:
@@ -259,7 +268,9 @@ def check_conversation(body: Body, decision: Decision) -> None:
 def refuse(reply: Reply, problem: ApiError, exchange_id: str, request_id: str, version: str) -> int:
     """Answer with an OpenAI-shaped error; the length of its body. `version`: of the policy in force, "" before there is one."""
     body = error_body(problem.status, problem.kind, problem.message, problem.param, problem.code)
-    lines = f"content-type: application/json\r\nx-request-id: {request_id}\r\nx-headgate-exchange-id: {exchange_id}\r\n"
+    lines = f"content-type: application/json\r\nx-request-id: {request_id}\r\n"
+    if problem.of_exchange and problem.status != 405:  # docs/adr/0009: a GET asks for no exchange
+        lines += f"x-headgate-exchange-id: {exchange_id}\r\n"
     if version:
         lines += f"x-headgate-policy-version: {version}\r\n"
     reply.send(problem.status, lines.encode("latin-1") + problem.headers, body)

@@ -34,12 +34,24 @@ class _Series(msgspec.Struct):
             self.buckets = [a + b for a, b in zip(self.buckets, buckets, strict=True)] if self.buckets else list(buckets)
 
 
-_Sums = dict[tuple[str, Labels], _Series]
+Key = tuple[str, Labels]
+_Sums = dict[Key, _Series]
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """What workers have counted, as a restarted controller takes it over. `run` names one life of the whole gateway: what another
+    one counted is not taken over."""
+
+    run: str
+    workers: dict[str, list[Sample]]
+    """By incarnation."""
+    base: list[Sample]
 
 
 class Exposition(Collector):
     """Merges cumulative samples. Each incarnation of a worker overwrites its own, so that a repeated or a lost message changes
-    nothing; what a dead one counted stays, so that no counter goes back; gauges are those of the living alone.
+    nothing; what a dead one counted stays, so that no counter goes back, not even where the controller itself is started again
+    (`checkpoint`, `restore`); gauges are those of the living alone.
 
     It is a collector on a registry of its own and belongs to the event loop's thread.
     """
@@ -48,8 +60,10 @@ class Exposition(Collector):
         self._metrics = {metric.name: metric for metric in CATALOG}
         self._own = Counters()
         self._gauges: dict[str, dict[Labels, float]] = {}
-        self._live: dict[str, list[Sample]] = {}
+        self._live: dict[str, dict[Key, Sample]] = {}
         self._gone: dict[str, list[Sample]] = {}
+        self._restored = 0
+        """Of the gone, those that may well be back in a moment."""
         self._base: _Sums = {}
         self._ignored = self._own.counter("headgate_metrics_ignored_total")
         self._registry = CollectorRegistry(auto_describe=False)
@@ -71,19 +85,36 @@ class Exposition(Collector):
         self._gauges[name] = dict(values)
 
     def update(self, incarnation: str, samples: Iterable[Sample]) -> None:
-        """Take a worker's totals. What this catalog does not know, or knows with another shape, is ignored and counted."""
-        known = [sample for sample in samples if self._knows(sample)]
+        """Take a worker's totals: all at first, then those that changed. What this catalog does not know, or knows with another
+        shape, is ignored and counted."""
+        known = {(sample.metric, sample.labels): sample for sample in samples if self._knows(sample)}
         self._gone.pop(incarnation, None)  # it was only cut off
-        self._live[incarnation] = known
+        self._live.setdefault(incarnation, {}).update(known)
 
     def retire(self, incarnation: str) -> None:
         """A worker is gone: its gauges vanish, its counts stay. Called again, or for one never heard of, it does nothing."""
         samples = self._live.pop(incarnation, None)
         if samples is None:
             return
-        self._gone[incarnation] = [sample for sample in samples if self._metrics[sample.metric].kind != "gauge"]
-        if len(self._gone) > GONE_MAX:
-            _add(self._base, self._gone.pop(next(iter(self._gone))))
+        self._gone[incarnation] = self._lasting(samples.values())
+        self._fold()
+
+    def checkpoint(self, run: str) -> Counted:
+        """What the workers have counted so far in this life of the gateway."""
+        live = {incarnation: self._lasting(samples.values()) for incarnation, samples in self._live.items()}
+        base = [Sample(name, labels, series.value, tuple(series.buckets)) for (name, labels), series in self._base.items()]
+        return Counted(run, {**self._gone, **live}, base)
+
+    def restore(self, counted: Counted) -> None:
+        """Take over from the controller before. Its workers count as gone until they are back."""
+        _add(self._base, filter(self._knows, counted.base))
+        self._gone = {incarnation: [*filter(self._knows, samples)] for incarnation, samples in counted.workers.items()}
+        self._restored = len(self._gone)
+
+    def settle(self) -> None:
+        """Those that were restored and are not back by now are gone for good."""
+        self._restored = 0
+        self._fold()
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The body and its content type, in the form that the `accept` header asks for: Prometheus text or OpenMetrics."""
@@ -108,6 +139,13 @@ class Exposition(Collector):
         """The merged value of every series of a counter or gauge."""
         return {labels: series.value for (metric, labels), series in self._sums().items() if metric == name}
 
+    def _lasting(self, samples: Iterable[Sample]) -> list[Sample]:
+        return [sample for sample in samples if self._metrics[sample.metric].kind != "gauge"]
+
+    def _fold(self) -> None:
+        while len(self._gone) > GONE_MAX + self._restored:
+            _add(self._base, self._gone.pop(next(iter(self._gone))))
+
     def _knows(self, sample: Sample) -> bool:
         metric = self._metrics.get(sample.metric)
         buckets = 0 if metric is None or metric.kind != "histogram" else len(metric.buckets) + 1
@@ -118,7 +156,8 @@ class Exposition(Collector):
 
     def _sums(self) -> _Sums:
         sums: _Sums = {key: _Series(series.value, series.buckets) for key, series in self._base.items()}
-        for samples in (*self._gone.values(), *self._live.values(), self._own.totals()):
+        live = (samples.values() for samples in self._live.values())
+        for samples in (*self._gone.values(), *live, self._own.totals()):
             _add(sums, samples)
         for name, values in self._gauges.items():
             for labels, value in values.items():

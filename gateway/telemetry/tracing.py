@@ -1,13 +1,16 @@
-"""Sends OpenTelemetry spans to a collector, in the controller: a bounded queue, a thread, OTLP over HTTP.
+"""Sends OpenTelemetry spans and metrics to a collector, in the controller: a bounded queue, threads, OTLP over HTTP.
 
-The spans themselves are made from records, in `records.spans`, with the ids and times that the record has.
+They are made from records, in `records.spans` and `records.call_metrics`, with the ids and times that the record has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -21,11 +24,25 @@ BATCH_EVERY_MS = 1_000
 EXPORT_TIMEOUT_S = 10
 
 
+def resource() -> Resource:
+    """Who is telling."""
+    return Resource.create({"service.name": "headgate"})
+
+
+def meter_provider(endpoint: str) -> MeterProvider:
+    """Metrics for the collector at `endpoint` (`http://collector:4318/v1/metrics`), every `OTEL_METRIC_EXPORT_INTERVAL`
+    milliseconds: 60,000 unless the environment says otherwise. `shutdown` sends the last ones; it blocks: call it on a thread."""
+    reader = PeriodicExportingMetricReader(
+        OTLPMetricExporter(endpoint, timeout=EXPORT_TIMEOUT_S), export_timeout_millis=EXPORT_TIMEOUT_S * 1000
+    )
+    return MeterProvider([reader], resource(), shutdown_on_exit=False)
+
+
 class SpanQueue:
     """What waits for the collector at `endpoint` (`http://collector:4318/v1/traces`)."""
 
     def __init__(self, endpoint: str, exposition: Exposition, *, exporter: SpanExporter | None = None) -> None:
-        self.resource = Resource.create({"service.name": "headgate"})
+        self.resource = resource()
         self._exporter = _CountingExporter(exporter or OTLPSpanExporter(endpoint, timeout=EXPORT_TIMEOUT_S), exposition)
         self._processor = BatchSpanProcessor(
             self._exporter,

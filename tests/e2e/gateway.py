@@ -44,7 +44,7 @@ class Gateway:
             line = raw.decode(errors="replace").rstrip()
             self.log.append(line)
             for name, attribute in (("base_url", "data"), ("admin", "admin"), ("metrics", "metrics")):
-                if match := re.match(rf"\s+{name}\s+(\S+)", line):
+                if match := re.match(rf"\s+{name}\s+(\S+)", line) or re.search(rf'"event":"Headgate is ready".*"{name}":"([^"]+)"', line):
                     setattr(self, attribute, match[1].removesuffix("/v1").removesuffix("/metrics"))
             if self.data and self.admin and self.metrics:
                 self._ready.set()

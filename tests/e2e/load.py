@@ -33,11 +33,11 @@ class Asked:
 
     @property
     def exchange_id(self) -> str:
-        return self.headers.get("x-headgate-exchange-id", "")
+        return str(self.headers.get("x-headgate-exchange-id", ""))
 
     @property
     def version(self) -> str:
-        return self.headers.get("x-headgate-policy-version", "")
+        return str(self.headers.get("x-headgate-policy-version", ""))
 
     @property
     def error(self) -> Any:

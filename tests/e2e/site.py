@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -53,12 +53,12 @@ class Site:
 
 
 @asynccontextmanager
-async def site(policy: str, *options: str) -> AsyncIterator[Site]:
+async def site(policy: str, *options: str, environment: Mapping[str, str] | None = None) -> AsyncIterator[Site]:
     """`policy` may say `SMALL` and `BIG` for the stand-ins' URLs, and `ALONE`."""
     async with standin(speaks()) as small, standin(speaks()) as big:
         text = policy.replace("ALONE", ALONE).replace("SMALL", small.url).replace("BIG", big.url)
         digests = {f"{name}_SHA256": sha256(key.encode()).hexdigest() for name, key in KEYS.items()}
-        async with gateway(text, *options, environment=digests) as running:
+        async with gateway(text, *options, environment={**digests, **(environment or {})}) as running:
             yield Site(running, small, big)
 
 

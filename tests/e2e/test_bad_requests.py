@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from tests.e2e.gateway import chat
 from tests.e2e.site import KEYS, Site, raw, site
+from tests.standin import Conversation, completion
 
 BODY_MAX = 64 * 1024
 POLICY = """
@@ -52,7 +53,8 @@ def check(answer: httpx.Response, status: int, message: str, kind: str = "invali
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == {"error": {"message": message, "type": kind, "param": None, "code": None, **more}}
     assert answer.headers["x-request-id"]
-    assert answer.headers["x-headgate-exchange-id"]
+    asks_for_an_exchange = status != 405 and "/v1/models" not in answer.request.url.path
+    assert ("x-headgate-exchange-id" in answer.headers) == asks_for_an_exchange
     assert answer.headers["x-headgate-policy-version"]
 
 
@@ -95,9 +97,34 @@ async def test_a_body_that_is_not_json(running: Site, body: bytes) -> None:
     assert answer.json()["error"]["message"].startswith("The request body is not JSON: ")
 
 
-async def test_a_body_nested_without_end(running: Site) -> None:
-    answer = await post(running, b'{"model": "chat", "messages": ' + b"[" * 30_000 + b"]" * 30_000 + b"}")
+def nested(opens: bytes, closes: bytes, depth: int, field: bytes = b"messages") -> bytes:
+    return b'{"model": "chat", "%b": %b1%b}' % (field, opens * depth, closes * depth)
+
+
+@pytest.mark.parametrize(("opens", "closes", "depth"), [(b"[", b"]", 30_000), (b'{"a":', b"}", 10_000)])
+async def test_a_body_nested_without_end(running: Site, opens: bytes, closes: bytes, depth: int) -> None:
+    answer = await post(running, nested(opens, closes, depth))
     check(answer, 400, "The request body is nested too deeply.")
+    answer = await post(running, opens * depth)
+    check(answer, 400, answer.json()["error"]["message"])
+    assert running.small.asked == []
+
+
+async def test_a_body_nested_about_as_deep_as_it_may_be_is_passed_on_or_refused(running: Site) -> None:
+    """How deep that is, is the interpreter's business; the answer must be one of the two, whichever reader meets the end."""
+
+    async def unread(c: Conversation) -> None:  # the stand-in's own parser would give up sooner
+        await c.json(completion("hello"))
+
+    running.play(small=unread)
+    statuses = []
+    async with running.client("ROOT") as client:
+        for depth in (100, *range(930, 1001, 2)):
+            for field in (b"messages", b"user", b"metadata"):
+                answer = await client.post("/v1/chat/completions", content=nested(b"[", b"]", depth, field))
+                assert answer.status_code in (200, 400), (depth, field, answer.text)
+                statuses.append(answer.status_code)
+    assert {200, 400} == set(statuses)
 
 
 async def test_an_unknown_model_is_refused_by_its_name_and_recorded(running: Site) -> None:
@@ -177,14 +204,38 @@ async def test_a_method_that_is_not_for_this_path(running: Site, method: str, pa
     assert answer.headers["allow"] == allow
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/chat", "/v1/../v1/models", "/v1/completions/", "/V1/models", "/metrics"])
-async def test_a_path_that_is_not_there(running: Site, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/", ""),
+        ("/v1", ""),
+        ("/metrics", ""),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat", "/v1/chat/completions"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completion", "/v1/chat/completions"),
+        ("/v1/../v1/models", "/v1/models"),
+        ("/v1/completions/", "/v1/completions"),
+        ("/V1/models", "/v1/models"),
+        ("/models", "/v1/models"),
+        ("/health", "/health/live"),
+        ("/v1/message", "/v1/messages"),
+    ],
+)
+async def test_a_path_that_is_not_there(running: Site, path: str, meant: str) -> None:
     async with raw(running.gateway) as client:
         await client.ask(chat(), path)
         status, headers, body = await client.answer()
     assert (status, body["error"]["code"]) == (404, "not_found")
-    assert body["error"]["message"] == f"there is no {path}; see /v1/models"
+    assert body["error"]["message"] == f"there is no {path}; " + (f'did you mean "{meant}"?' if meant else "see /v1/models")
     assert headers["x-request-id"]
+    assert "x-headgate-exchange-id" not in headers
+
+
+async def test_a_long_path_is_not_repeated_at_length(running: Site) -> None:
+    async with running.client("ROOT") as client:
+        answer = await client.get(f"/{'y' * 5000}")
+    assert answer.json()["error"]["message"] == f"there is no /{'y' * 199}...; see /v1/models"
 
 
 async def test_a_compressed_body(running: Site) -> None:
@@ -254,6 +305,8 @@ async def test_what_is_not_an_http_request(running: Site, head: bytes, expected:
         assert set(body["error"]) == {"message", "type", "param", "code"}
         assert body["error"]["type"] == ("server_error" if expected >= 500 else "invalid_request_error")
         assert headers["content-type"] == "application/json"
+        assert len(headers["x-request-id"]) == 24
+        assert "x-headgate-exchange-id" not in headers
         assert await client.reader.read() == b"", "the connection is closed"
 
 

@@ -8,11 +8,14 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import pytest
+from msgspec.structs import replace
 
 from gateway import settings as process_settings
 from gateway.link.messages import Ack, ExchangeRecord, Prepare, Prepared, Records, Swap, Swapped, Up
@@ -140,6 +143,44 @@ async def test_sigterm_before_the_first_policy_ends_it(tmp_path: Path) -> None:
     async with worker(tmp_path) as (process, _):
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+async def test_a_worker_counts_whom_it_turns_away_and_how_late_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.worker.LAG_PERIOD_S", 0.02)
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    worker = WorkerProcess(Settings(policy="", state_dir=str(tmp_path)), 0, listener)
+    worker.server.limits = replace(worker.server.limits, connections_max=1)
+    running = asyncio.create_task(worker.run(None))
+
+    def late(at_least: float) -> int:
+        """Timers that were so late."""
+        found = worker.counters.histogram("headgate_event_loop_lag_seconds")
+        return sum(count for count, bound in zip(found.counts, (*found.bounds, float("inf")), strict=True) if bound > at_least)
+
+    async with asyncio.timeout(20):
+        loaded = load(POLICY.format(url="http://127.0.0.1:1").encode(), name="policy.yaml", read=lambda path: b"", env={})
+        worker._on_message(Prepare(loaded.version, encode(loaded.policy), ""))
+        worker._on_message(Swap(loaded.version))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /health/live HTTP/1.1\r\nhost: g\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        turned_away, other = await asyncio.open_connection("127.0.0.1", port)
+        await turned_away.read()
+        assert worker.counters.counter("headgate_connections_refused_total").value == 1
+        assert worker.counters.counter("headgate_connections_open").value == 0, "a gauge is brought up to date when it is sent"
+        assert next(s.value for s in worker._totals() if s.metric == "headgate_connections_open") == 1
+        other.close()
+        writer.close()
+        before = late(0.25)
+        time.sleep(0.6)  # noqa: ASYNC251 - what must never happen
+        while late(0.25) == before:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait({running})
+    worker.server.close()
+    await worker.link.close()
+    listener.close()
 
 
 async def test_exchanges_leave_nothing_to_the_collector(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -33,9 +34,13 @@ def own_state_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """No test reads or writes the user's own files, or is swayed by the environment. A short path: it holds a Unix socket."""
     for name in ("HEADGATE_POLICY", "HEADGATE_HOST", "HEADGATE_PORT", "HEADGATE_ADMIN_KEY", "HEADGATE_ADMIN_URL"):
         monkeypatch.delenv(name, raising=False)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     with tempfile.TemporaryDirectory(prefix="hg-", ignore_cleanup_errors=True) as folder:
         monkeypatch.setenv("XDG_STATE_HOME", folder)
         yield Path(folder)
+    root.handlers[:] = handlers  # `serve` sends the logs of its process to a stderr that is gone with the test
+    root.setLevel(level)
 
 
 @pytest.fixture
@@ -52,6 +57,7 @@ class Admin:
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, Any]] = {}
         self.asked: list[tuple[str, str, str]] = []
+        self.headers: dict[str, str] = {}
         admin = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,6 +67,8 @@ class Admin:
                 body = value if isinstance(value, bytes) else json.dumps(value).encode()
                 self.send_response(status)
                 self.send_header("content-length", str(len(body)))
+                for header in admin.headers.items():
+                    self.send_header(*header)
                 self.end_headers()
                 self.wfile.write(body)
 

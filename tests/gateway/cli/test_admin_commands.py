@@ -8,11 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from gateway.admin.views import problems
 from gateway.cli.main import main
 from gateway.cli.output import readable
 from gateway.cli.places import admin_key
 from gateway.link.messages import Content, ExchangeRecord
 from gateway.records.story import story, to_json
+from policies.errors import Problem
 from tests.gateway.records.examples import CALL, FAILED, RECORD
 
 from .conftest import Admin
@@ -35,6 +37,20 @@ def test_status_shows_what_it_is_told(admin: Admin, capsys: pytest.CaptureFixtur
         "backends: none",
     ]
     assert admin.asked == [("GET", "/status", f"Bearer {admin_key()}")]
+
+
+def test_status_shows_what_is_wrong_with_a_policy_as_check_does(admin: Admin, capsys: pytest.CaptureFixture[str]) -> None:
+    found = [Problem("policy.yaml", 3, 7, "routes", "no such thing", "try another"), Problem("policy.yaml", 0, 0, "", "it is gone")]
+    admin.answers["GET /status"] = (200, {"rejected": {"at": 1e9, "problems": problems(found)}, "pinned": False})
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "rejected",
+        "  at: 2001-09-09 01:46:40 UTC",
+        "  problems",
+        "    policy.yaml:3:7: routes: no such thing; try another",
+        "    policy.yaml: it is gone",
+        "pinned: no",
+    ]
 
 
 def test_status_as_json(admin: Admin, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,3 +159,12 @@ def test_readable_takes_any_json() -> None:
         "names: a, b",
         "on: yes",
     ]
+
+
+@pytest.mark.parametrize("command", [["status"], ["rollback"], ["explain", "--exchange", "e1"]])
+def test_the_data_listener_is_not_taken_for_the_admin_listener(
+    command: list[str], admin: Admin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin.headers["x-request-id"] = "r1"
+    assert main(command) == 1
+    assert f"{admin.url} looks like the data listener of a gateway, not like its admin listener: give that" in capsys.readouterr().err

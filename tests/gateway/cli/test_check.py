@@ -64,6 +64,21 @@ def test_what_cannot_be_read_is_usage(make: str, tmp_path: Path, capsys: pytest.
     assert seen.err.count("\n") == 1
 
 
+def test_every_file_is_checked_and_the_worst_counts(policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong, missing = tmp_path / "wrong.yaml", tmp_path / "missing.yaml"
+    wrong.write_text("version: 2\n")
+    assert main(["check", str(missing), str(wrong), str(policy)]) == 2
+    seen = capsys.readouterr()
+    assert f"headgate check: cannot read {missing}: No such file or directory" in seen.err.splitlines()
+    assert f"{wrong} is wrong: " in seen.out
+    assert f"{policy} is right: " in seen.out
+    assert main(["check", str(policy), str(missing), "--output", "json"]) == 2
+    right, unread = json.loads(capsys.readouterr().out)
+    assert (right["ok"], unread["ok"]) == (True, False)
+    assert unread["problems"][0]["message"] == f"cannot read {missing}: No such file or directory"
+    assert main(["check", str(policy), str(wrong)]) == 1
+
+
 def test_no_secret_is_printed(policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["check", str(policy)])
     main(["check", str(policy), "--output", "json"])

@@ -45,7 +45,11 @@ def test_the_demo_plays_and_verifies() -> None:
     process = demo("--check")
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
-    assert "27 requests were played" in out
+    assert "28 requests were played" in out
+    assert re.search(r"My invoice for the lamp is wrong\. .* generalist \(failover\) ", out)
+    assert re.search(r"\n +1 specialist .* queue_full", out), "the record says why"
+    assert "served       by generalist (failover: the backends before it failed)" in out
+    assert out.splitlines()[-1].startswith("All is well: ")
     assert "specialist" in out
     assert "generalist" in out
     assert "not as it should be" not in err
@@ -54,7 +58,13 @@ def test_the_demo_plays_and_verifies() -> None:
 def test_ctrl_c_stops_it_and_all_it_started(running: subprocess.Popen[str], own_state_home: Path) -> None:
     told = played(running)
     port = int(re.search(r"base_url  http://127\.0\.0\.1:(\d+)/v1", told)[1])  # type: ignore[index]
-    assert Path(re.search(r"policy    (\S+)", told)[1]).is_relative_to(own_state_home)  # type: ignore[index]
+    policy = Path(re.search(r"^Change it: in (\S+)$", told, re.MULTILINE)[1])  # type: ignore[index]
+    assert policy.is_relative_to(own_state_home)
+    assert running.stdout is not None
+    policy.write_text(policy.read_text().replace("failover: [specialist, generalist]", "backend: generalist"))
+    while not (line := running.stdout.readline()).startswith("policy "):
+        assert line, "it tells of the change"
+    assert re.fullmatch(r"policy \w{16} is in force; before it was \w{16}\n", line)
     exchange, admin = re.search(r"explain --exchange (\w+) --admin-url (\S+)", told).groups()  # type: ignore[union-attr]
     command = [sys.executable, "-m", "gateway.cli.main", "explain", "--exchange", exchange, "--admin-url", admin]
     assert f"exchange {exchange}" in subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout

@@ -49,6 +49,14 @@ def test_as_json(policy: Path, request_file: Path, capsys: pytest.CaptureFixture
     assert answer["steps"] == [{"backend": "small", "hold": "held to its first content", "outcome": "answers", "why": ""}]
 
 
+def test_a_request_that_is_not_streamed_is_answered_whole(policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    request = tmp_path / "whole.json"
+    request.write_text('{"model": "chat", "messages": []}')
+    assert explained(capsys, policy, request, "--key", "acme")["steps"] == [
+        {"backend": "small", "hold": "whole answer", "outcome": "answers", "why": ""}
+    ]
+
+
 def test_a_header_changes_the_route(policy: Path, request_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer = explained(capsys, policy, request_file, "--key", "acme", "--header", "X-Tier=gold")
     assert answer["route"] == "gold"

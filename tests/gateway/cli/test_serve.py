@@ -50,6 +50,7 @@ def test_every_flag_is_also_read_from_the_environment(
 ) -> None:
     file = str(policy)
     given = {"--log-format": "json", "--log-level": "debug", "--host": "127.0.0.2", "--state-dir": "/somewhere"}
+    given |= {"--otlp-endpoint": "http://c:4318/v1/traces", "--otlp-metrics-endpoint": "http://c/v1/metrics"}
     value = given.get(flag, file if flag in ("--tls-cert", "--tls-key", "--upstream-ca") else "7" if "port" in flag else "3")
     also = ["--tls-key", file] if flag == "--tls-cert" else ["--tls-cert", file] if flag == "--tls-key" else []
     assert main(["serve", file, flag, value, *also]) == 0
@@ -75,21 +76,48 @@ def test_the_policy_is_read_from_the_environment(policy: Path, served: list[Sett
         ("--workers", "1.5"),
         ("--log-format", "xml"),
         ("--trace-sample-percent", "101"),
+        ("--trace-sample-percent", "some"),
+        ("--otlp-endpoint", "foo"),
+        ("--otlp-endpoint", "collector:4318"),
+        ("--otlp-endpoint", "http://collector:port/v1/traces"),
+        ("--otlp-metrics-endpoint", "grpc://collector:4317"),
     ],
 )
 def test_a_bad_option_is_usage(option: str, value: str, policy: Path, served: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["serve", str(policy), option, value])
     assert ended.value.code == 2
-    assert option in capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument {option}: must be " in error
+    assert f"not {value!r}" in error
     assert served == []
 
 
-def test_a_bad_option_in_the_environment_is_usage(policy: Path, served: list[Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_option_in_the_environment_is_usage_and_names_the_variable(
+    policy: Path, served: list[Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("HEADGATE_PORT", "http")
     with pytest.raises(SystemExit) as ended:
         main(["serve", str(policy)])
     assert ended.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith("argument --port: HEADGATE_PORT in the environment must be a whole number from 0 to 65535, not 'http'")
+    assert main(["serve", str(policy), "--port", "7"]) == 0, "what is given on the command line stands"
+
+
+@pytest.mark.parametrize(
+    ("options", "metrics"),
+    [
+        ([], ""),
+        (["--otlp-endpoint", "http://c:4318/v1/traces"], "http://c:4318/v1/metrics"),
+        (["--otlp-endpoint", "http://c:4318/elsewhere"], ""),
+        (["--otlp-endpoint", "http://c:4318/v1/traces", "--otlp-metrics-endpoint", "http://d/v1/metrics"], "http://d/v1/metrics"),
+        (["--otlp-metrics-endpoint", "http://d/v1/metrics"], "http://d/v1/metrics"),
+    ],
+)
+def test_metrics_go_where_traces_go_unless_told_otherwise(options: list[str], metrics: str, policy: Path, served: list[Settings]) -> None:
+    assert main(["serve", str(policy), *options]) == 0
+    assert served[0].otlp_metrics_endpoint == metrics
 
 
 def test_a_state_folder_too_long_for_its_socket_is_usage(policy: Path, served: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,6 +92,10 @@ class ScriptedProbes:
 class Hooks:
     def __init__(self) -> None:
         self.told: list[tuple[str, str]] = []
+        self.objects: Callable[[Policy], str] = lambda policy: ""
+
+    def objection(self, policy: Policy) -> str:
+        return self.objects(policy)
 
     def place(self, policy: Policy) -> Policy:
         return policy

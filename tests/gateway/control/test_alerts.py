@@ -99,6 +99,18 @@ async def test_restarts_from_before_the_controller_are_no_news(world: World) -> 
     assert world.look() == []
     world.restarts = {"worker": 8}
     assert world.look(1) == [("process_restarts", "worker", "firing")]
+    assert world.desk.board.firing()[0].message == "worker died and was started again (8 times so far)"
+
+
+async def test_the_log_says_no_more_than_there_is(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    assert world.look() == []
+    world.restarts = {**world.restarts, "controller": 1}
+    world.dropped = 5
+    world.look(1)
+    told = {record.__dict__["alert"]: record.__dict__ for record in caplog.records if "alert" in record.__dict__}
+    assert told["process_restarts"]["why"] == "controller died and was started again"
+    assert told["process_restarts"]["subject"] == "controller"
+    assert "subject" not in told["records_dropped"]
 
 
 async def test_a_worker_that_is_missing_or_not_current_is_told(world: World) -> None:

@@ -221,6 +221,9 @@ async def test_an_alert_reaches_the_webhook_of_the_policy(gateway: Gateway, monk
     await gateway.client.post("/reload")
     await eventually(lambda: bool(receiver.bodies))
     assert (receiver.bodies[0]["alert"], receiver.bodies[0]["state"]) == ("policy_rejected", "firing")
+    async with asyncio.timeout(5):  # counted once the answer has been taken
+        while await gateway.metric('headgate_alert_deliveries_total{result="ok"}') != 1:
+            await asyncio.sleep(0.02)
     assert "token=secret" not in gateway.log.read_text()
     assert "token=secret" not in (await gateway.client.get("/policy")).text
 
@@ -250,6 +253,27 @@ async def test_a_killed_controller_is_taken_up_by_the_next_one_with_every_record
     found = [each["exchange_id"] for each in (await gateway.get("/exchanges?limit=1000"))["exchanges"]]
     assert len(found) == len(set(found)) == 1000
     assert sum(isinstance(each, Prepare) for each in worker.heard) == prepared  # it has the version already
+
+
+async def test_a_killed_controller_leaves_the_counts_of_dead_workers_to_the_next_one(gateway: Gateway) -> None:
+    line = 'headgate_requests_total{code="200",reason="primary",route="chat"}'
+    gateway.start()
+    await gateway.until_ready()
+    dead, dies_meanwhile, lives = (gateway.worker(number) for number in range(3))
+    for count, worker in enumerate((dead, dies_meanwhile, lives), 1):
+        worker.counters.counter("headgate_requests_total", "chat", "primary", "200").value = count
+        assert await worker.link.flush(5)
+    await dead.link.close()
+    counts = Path(gateway.state_dir, "counts.msgpack")
+    await eventually(lambda: counts.exists() and b"headgate_requests_total" in counts.read_bytes())
+    await asyncio.sleep(1.5)  # longer than a checkpoint takes to come
+    gateway.signal(signal.SIGKILL)
+    await gateway.exit_code()
+    await dies_meanwhile.link.close()
+    gateway.start()
+    await gateway.until_ready()
+    assert await lives.link.flush(10)
+    assert await gateway.metric(line) == 6
 
 
 async def test_a_stopped_controller_holds_nobody_up(gateway: Gateway) -> None:
@@ -285,6 +309,26 @@ async def test_sighup_and_the_admin_api_reload(gateway: Gateway) -> None:
     assert await gateway.metric('headgate_alerts{alert="policy_rejected"') == 1
     back = (await gateway.client.post("/rollback")).json()
     assert back["version"] == first == worker.version
+
+
+async def test_a_policy_without_keys_is_rejected_where_anyone_can_reach_the_listener(gateway: Gateway) -> None:
+    gateway.settings = msgspec.structs.replace(gateway.settings, host="0.0.0.0")
+    gateway.policy.write_text(policy_text("v1", url=gateway.url, extra="server: {anonymous: true}"))
+    gateway.start()
+    worker = gateway.worker()
+    await gateway.until_ready()
+    await eventually(lambda: worker.version != "")
+    first = worker.version
+    gateway.policy.write_text(policy_text("v1", url=gateway.url))
+    response = await gateway.client.post("/reload")
+    assert response.status_code == 422
+    assert "no keys" in response.json()["error"]["message"]
+    (problem,) = (await gateway.get("/status"))["rejected"]["problems"]
+    assert "loopback only, not on 0.0.0.0" in problem["text"]
+    assert await gateway.metric("headgate_policy_rejected") == 1
+    assert await gateway.metric('headgate_policy_reloads_total{result="rejected"}') == 1
+    assert "policy rejected" in gateway.log.read_text()
+    assert worker.version == first
 
 
 async def test_no_policy_to_serve_is_exit_code_1_and_the_log_says_what_is_wrong(gateway: Gateway) -> None:

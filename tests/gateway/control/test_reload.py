@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import pytest
 from gateway.control import apply as apply_module
 from gateway.control import fleet as fleet_module
 from gateway.control import reload as reload_module
+from gateway.control.exposure import open_to_all
 from gateway.control.reload import RollbackError
 from gateway.link.messages import Prepare
 from gateway.link.named_files import read_named
 from policies.errors import PolicyError
+from policies.schema import Policy
 from tests.gateway.control.rig import Rig, policy_text, until
 from tests.policies.golden import NAMED
 
@@ -238,8 +241,8 @@ async def test_a_file_that_is_no_policy_keeps_what_is_in_force_and_says_so(rig: 
     outcome = await rig.outcome(2)
     assert outcome.result == "rejected"
     assert outcome.version == first.version == worker.version
-    with pytest.raises(PolicyError, match=words):
-        raise PolicyError(outcome.problems)
+    assert re.search(words, str(outcome.problems[0]))
+    assert ("No such file" in words) == (str(outcome.problems[0]) == f"{rig.path}: cannot read the policy file: No such file or directory")
     assert rig.reloader.rejected is not None
     await asyncio.sleep(0.1)
     assert len(rig.outcomes) == 2  # told once, not at every look
@@ -328,13 +331,17 @@ async def test_a_file_that_is_still_being_written_is_let_be(rig: Rig) -> None:
     watch.cancel()
 
 
-async def test_a_poke_reloads_at_once_and_says_that_nothing_changed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_poke_reloads_at_once_and_says_that_nothing_changed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     monkeypatch.setattr(reload_module, "POLL_INTERVAL_S", 60.0)
     await rig.reloader.start()
     watch = asyncio.create_task(rig.reloader.watch())
     await asyncio.sleep(0)
     rig.reloader.poke()
     assert (await rig.outcome(2)).result == "unchanged"
+    assert "the policy says what is in force: nothing changes" in caplog.text
     watch.cancel()
 
 
@@ -462,6 +469,62 @@ async def test_a_secret_that_changed_while_the_gateway_was_down_is_taken_from_to
     assert restarted.reloader.current.loaded.policy.backends[0].api_key == "new"
     again = Rig(tmp_path, {"KEY": "new"})
     assert (await again.reloader.start()).version == outcome.version
+
+
+def keyless(policy: Policy) -> str:
+    """What the controller says of a policy without keys where anyone can reach the listener."""
+    return open_to_all(policy, "0.0.0.0")
+
+
+async def test_a_reload_never_opens_the_gateway_to_all(rig: Rig) -> None:
+    rig.hooks.objects = keyless
+    (rig.path.parent / "acme.sha256").write_text("a" * 64)
+    rig.write(policy_text("v1", extra=KEYED))
+    first = await rig.reloader.start()
+    worker = rig.worker()
+    await asyncio.sleep(0)
+    rig.write(policy_text("v2"))
+    outcome = await rig.reloader.reload()
+    assert (outcome.result, outcome.version) == ("rejected", first.version)
+    assert str(outcome.problems[0]) == (
+        f"{rig.path}: no keys, and no `server: {{anonymous: true}}`: such a gateway listens on loopback only, not on 0.0.0.0"
+    )
+    assert rig.reloader.rejected is not None
+    assert worker.version == first.version
+    assert [kind for kind, _ in worker.orders()] == ["Prepare", "Swap"]  # no worker has even heard of it
+    rig.write(policy_text("v2", extra="server: {anonymous: true}"))
+    assert (await rig.reloader.reload()).result == "ok"
+
+
+async def test_a_rollback_never_opens_the_gateway_to_all(rig: Rig, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loopback = await rig.reloader.start()
+    rig.write(policy_text("v2", extra="server: {anonymous: true}"))
+    second = await rig.reloader.reload()
+    restarted = Rig(tmp_path)
+    restarted.hooks.objects = keyless
+    await restarted.reloader.start()
+    outcome = await restarted.reloader.rollback()
+    assert (outcome.result, outcome.version) == ("rejected", second.version)
+    assert restarted.outcomes[-1] == outcome  # counted like any other
+    assert f"rollback refused: stored version {loopback.version}: no keys, and no" in caplog.text
+    assert not restarted.reloader.pinned
+    assert restarted.reloader.rejected is None  # the file is in force
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+async def test_a_restart_never_opens_the_gateway_to_all(rig: Rig, tmp_path: Path, spoilt: bool, caplog: pytest.LogCaptureFixture) -> None:
+    await rig.reloader.start()
+    rig.write(policy_text("v2", extra="server: {anonymous: true}"))
+    await rig.reloader.reload()
+    rolled_back = await rig.reloader.rollback()
+    if spoilt:
+        rig.write("nonsense")
+    restarted = Rig(tmp_path)  # the same folder, and now anyone can reach the listener
+    restarted.hooks.objects = keyless
+    with pytest.raises(PolicyError, match=f"stored version {rolled_back.version}: no keys"):
+        await restarted.reloader.start()
+    assert "the stored policy cannot be served: stored version" in caplog.text
+    assert restarted.hooks.told == []
 
 
 async def test_a_damaged_stored_version_is_passed_over(rig: Rig, tmp_path: Path) -> None:

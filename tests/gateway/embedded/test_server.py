@@ -12,6 +12,9 @@ import httpx
 import numpy as np
 import pytest
 
+from gateway.embedded import weights
+from policies.check_backends import EMBEDDED_MODELS
+
 TICKET = [{"role": "user", "content": "I was charged twice for the lamp. Please help"}]
 REPLY = [{"role": "user", "content": "Write a reply: I was charged twice for the lamp."}]
 CHAT = {"model": "specialist", "messages": TICKET, "temperature": 0}
@@ -184,7 +187,7 @@ def test_embeddings_are_unit_vectors_and_like_texts_are_near(http: httpx.Client)
 
 def test_models(http: httpx.Client) -> None:
     names = {model["id"] for model in http.get("/v1/models").json()["data"]}
-    assert names == {"specialist", "specialist-queues", "generalist"}
+    assert names == set(EMBEDDED_MODELS) == set(weights.card()), "what a policy may name is what is there"
     assert http.get("/v1/models/specialist").json()["max_model_len"] == 2048
     assert http.get("/logits/v1/models").json()["object"] == "list"
     assert http.get("/v1/models/nope").status_code == 404

@@ -13,7 +13,7 @@ import pytest
 from gateway.errors import LinkError
 from gateway.link import server as server_module
 from gateway.link.framing import encode_frame
-from gateway.link.messages import OutboxLimits, Overlay, Prepare, Swap
+from gateway.link.messages import Ack, OutboxLimits, Overlay, Prepare, Swap
 from gateway.link.server import LinkServer
 from gateway.link.unix import WorkerLink
 from gateway.telemetry.counters import Counters
@@ -191,6 +191,70 @@ async def test_totals_follow_within_seconds_and_only_when_they_changed(tmp_path:
     assert len(controller.totals) == 1
     counters.counter("headgate_connections_open").value = 3
     await controller.until(lambda: len(controller.totals) == 2)
+    assert [(each.metric, each.value) for each in controller.totals[1].samples] == [("headgate_connections_open", 3)]
     server.broadcast(Overlay(1))
+    await link.close()
+    await server.close()
+
+
+async def test_counts_travel_with_the_records_that_they_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.link.unix.TOTALS_INTERVAL_S", 1000.0)
+    monkeypatch.setattr("gateway.link.unix.TOTALS_SHARE_MAX", 1.0)
+    controller = Controller()
+    server = link_server(tmp_path / "link.sock", controller)
+    await server.start()
+    counters = Counters()
+    link = WorkerLink(str(tmp_path / "link.sock"), hello=hello, on_message=lambda _: None, totals=counters.totals, counters=counters)
+    link.start()
+    await controller.until(lambda: len(controller.totals) == 1)
+    for number in range(3):
+        counters.counter("headgate_requests_total", "chat", "primary", "200").inc()
+        link.emit(record(str(number)))
+        await controller.until(lambda number=number: len(controller.totals) == 2 + number)  # type: ignore[misc]
+        counted = {sample.metric: sample.value for sample in controller.totals[-1].samples}
+        assert (counted["headgate_requests_total"], counted["headgate_records_emitted_total"]) == (number + 1, number + 1)
+    await link.close()
+    await server.close()
+
+
+async def test_a_worker_that_counts_very_much_sends_it_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.link.unix.TOTALS_INTERVAL_S", 1000.0)
+    monkeypatch.setattr("gateway.link.unix.TOTALS_SHARE_MAX", 1e-9)  # whatever the first one took, the next may wait for days
+    controller = Controller()
+    server = link_server(tmp_path / "link.sock", controller)
+    await server.start()
+    counters = Counters()
+    link = WorkerLink(str(tmp_path / "link.sock"), hello=hello, on_message=lambda _: None, totals=counters.totals, counters=counters)
+    link.start()
+    await controller.until(lambda: len(controller.totals) == 1)
+    link.emit(record("e"))
+    await controller.until(lambda: controller.records == ["e"])
+    assert await link.flush(5), "but the last word always goes"
+    assert len(controller.totals) == 2
+    await link.close()
+    await server.close()
+
+
+async def test_the_depth_of_the_queue_is_what_the_controller_has_not_taken(tmp_path: Path) -> None:
+    controller = Controller()
+    controller.acknowledges = False
+    server = link_server(tmp_path / "link.sock", controller)
+    await server.start()
+    counters = Counters()
+    link = WorkerLink(str(tmp_path / "link.sock"), hello=hello, on_message=lambda _: None, totals=counters.totals, counters=counters)
+    link.start()
+
+    def depth() -> float | None:
+        told = [
+            sample.value for totals in controller.totals for sample in totals.samples if sample.metric == "headgate_records_queue_depth"
+        ]
+        return told[-1] if told else None
+
+    await controller.until(lambda: depth() == 0)
+    for number in range(3):
+        link.emit(record(str(number)))
+    await controller.until(lambda: depth() == 3)
+    controller.workers[0].send(Ack(1))
+    await controller.until(lambda: depth() == 0)
     await link.close()
     await server.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -41,7 +42,7 @@ class Rig:
         self.exposition = Exposition()
         self.spans = Recorder()
         self.policy = schema.Records(keep_for=1e12, **policy)  # type: ignore[arg-type]
-        self.consumer = Consumer(self.store, self.exposition, self.spans, lambda: self.policy)
+        self.consumer = Consumer(self.store, self.exposition, [self.spans], lambda: self.policy)
         self.acknowledged: list[str] = []
 
     def take(self, *records: ExchangeRecord, name: str = "batch") -> None:
@@ -210,6 +211,25 @@ async def test_messages_of_errors_are_redacted_and_rules_follow_the_policy() -> 
     await rig.consumer.close()
 
 
+async def test_a_unit_in_which_a_rule_finds_something_is_a_hash_and_users_stay_apart() -> None:
+    rig = Rig(content=schema.Content(redact=("email",)))
+    rig.consumer.start()
+    units = ("jane@example.com", "joe@example.com", "jane@example.com", "user-7", "")
+    rig.take(*[record(number, unit=unit) for number, unit in enumerate(units)])
+    stored = [found.unit for number in range(5) if (found := await rig.consumer.get(f"ex-{number}")) is not None]
+    jane = f"sha256:{hashlib.sha256(b'jane@example.com').hexdigest()[:16]}"
+    assert stored == [jane, stored[1], jane, "user-7", ""]
+    assert stored[1].startswith("sha256:")
+    assert stored[1] != jane
+    assert [each.unit for each in rig.spans.taken] == stored, "nobody is shown what is not stored"
+    rig.policy = schema.Records(keep_for=1e12)
+    rig.take(record(5, unit="jane@example.com"))
+    found = await rig.consumer.get("ex-5")
+    assert found is not None
+    assert found.unit == "jane@example.com", "the policy asks for no redaction"
+    await rig.consumer.close()
+
+
 @pytest.mark.parametrize(("failure", "why"), [(preparation.SlowTextError(), "slow"), (RuntimeError("a bug"), "error")])
 async def test_what_cannot_be_redacted_is_not_kept(monkeypatch: pytest.MonkeyPatch, failure: Exception, why: str) -> None:
     def fail(*_: object) -> Content:
@@ -221,7 +241,7 @@ async def test_what_cannot_be_redacted_is_not_kept(monkeypatch: pytest.MonkeyPat
     rig.take(record(1, content=KEPT, error="for jane@example.com"), record(2))
     found = await rig.consumer.get("ex-1")
     assert found is not None
-    assert (found.content, found.error) == (None, "")
+    assert (found.content, found.error, found.unit) == (None, "", preparation.pseudonym(record(1).unit))
     assert await rig.store.get("ex-2") == record(2)
     assert rig.value("headgate_records_content_dropped_total", why) == 1
     await rig.consumer.close()
@@ -317,7 +337,7 @@ async def test_prunes_by_age_and_size_in_steps_and_periodically() -> None:
     exposition = Exposition()
     now = record(0).started_at + 1_000
     rules = schema.Records(keep_for=1_000.0, keep_max=rough_bytes(record(0)) * 50)
-    consumer = Consumer(store, exposition, None, lambda: rules, prune_every_s=0.001, clock=lambda: now)
+    consumer = Consumer(store, exposition, (), lambda: rules, prune_every_s=0.001, clock=lambda: now)
     await store.add([record(n - PRUNE_RECORDS_MAX * 2) for n in range(PRUNE_RECORDS_MAX * 2 + 80)])
     consumer.start()
     await until(lambda: exposition.value("headgate_records_deleted_total", "size") > 0)

@@ -49,6 +49,11 @@ def test_an_exchange_that_called_nobody() -> None:
     assert "cost" not in text
 
 
+def test_a_request_whose_body_could_not_be_read() -> None:
+    text = "\n".join(story(record(model="", stream=False, bytes_in=12, calls=(), backend="", route="", code=400)))
+    assert "asked       chat with a body that names no model, 12 B" in text
+
+
 def test_a_client_that_left() -> None:
     text = "\n".join(story(record(code=499, truncated_by_client=True)))
     assert "499: the client left after 1.50 s" in text

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.telemetry.catalog import CATALOG, SECONDS
 from gateway.telemetry.counters import Counters
-from gateway.telemetry.metrics import GONE_MAX, Exposition
+from gateway.telemetry.metrics import GONE_MAX, Counted, Exposition
 from gateway.telemetry.reference import markdown
 from gateway.telemetry.sample import Sample
 
@@ -70,6 +71,59 @@ def test_workers_are_added_up_and_a_repeated_message_changes_nothing() -> None:
     assert exposition.value(REQUESTS, *LABELS) == 8
 
 
+def test_a_worker_sends_only_what_has_changed_after_the_first_time() -> None:
+    exposition = Exposition()
+    other = ("chat", "failover", "200")
+    exposition.update("a", [Sample(REQUESTS, LABELS, 5), Sample(REQUESTS, other, 2)])
+    exposition.update("a", [Sample(REQUESTS, other, 3)])
+    assert exposition.value(REQUESTS, *LABELS) == 5
+    assert exposition.value(REQUESTS, *other) == 3
+
+
+def restarted(exposition: Exposition) -> Exposition:
+    """The exposition of the next controller, which has read what this one wrote."""
+    again = Exposition()
+    again.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(exposition.checkpoint("run")), type=Counted))
+    return again
+
+
+def test_a_restarted_controller_knows_the_counts_of_the_dead_and_counts_nobody_twice() -> None:
+    exposition = Exposition()
+    counters = Counters()
+    counters.counter("headgate_connections_open").value = 9
+    counters.histogram("headgate_request_duration_seconds", "chat").observe(SECONDS[3])
+    for name in ("dead", "dies meanwhile", "lives"):
+        exposition.update(name, [*counters.totals(), *requests(5)])
+    exposition.retire("dead")
+    exposition.counter("headgate_records_stored_total").inc(7)
+    again = restarted(exposition)
+    assert again.value(REQUESTS, *LABELS) == 15, "before anyone is back"
+    again.update("lives", [*counters.totals(), *requests(6)])
+    again.settle()
+    assert again.value(REQUESTS, *LABELS) == 16
+    assert again.value("headgate_request_duration_seconds", "chat") == 3
+    assert again.value("headgate_connections_open") == 9, "gauges are those of the living"
+    assert again.value("headgate_records_stored_total") == 0, "what the controller itself counts starts anew"
+
+
+def test_of_very_many_workers_none_is_folded_before_it_could_be_back() -> None:
+    exposition = Exposition()
+    names = [str(number) for number in range(GONE_MAX * 3)]
+    for name in names:
+        exposition.update(name, requests(1))
+    again = restarted(exposition)
+    for name in names[1:]:
+        again.update("new", requests(1))
+        again.retire("new")
+        again.update(name, requests(2))
+    again.settle()
+    assert again.value(REQUESTS, *LABELS) == 1 + 1 + 2 * (len(names) - 1)
+    for name in names:
+        again.retire(name)
+    assert len(again._gone) == GONE_MAX
+    assert again.value(REQUESTS, *LABELS) == 1 + 1 + 2 * (len(names) - 1)
+
+
 def test_a_dead_workers_counts_stay_and_its_gauges_vanish() -> None:
     exposition = Exposition()
     counters = Counters()
@@ -108,7 +162,7 @@ def test_the_many_dead_are_folded_together() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["grow", "retire"]), st.integers(0, GONE_MAX + 3)),
+        st.tuples(st.sampled_from(["grow", "retire", "restart"]), st.integers(0, GONE_MAX + 3)),
         max_size=200,
     )
 )
@@ -122,8 +176,10 @@ def test_no_counter_ever_goes_back(steps: list[tuple[str, int]]) -> None:
             counts[name] = counts.get(name, 0) + 1
             exposition.update(name, requests(counts[name]))
             total += 1
-        else:
+        elif step == "retire":
             exposition.retire(name)
+        else:
+            exposition = restarted(exposition)
         assert exposition.value(REQUESTS, *LABELS) == total
 
 
