@@ -13,6 +13,16 @@ import msgspec
 
 from gateway.errors import ApiError
 from gateway.protocol.asking import asked, kept
+from gateway.protocol.body_shapes import (
+    BOOL_OR_NULL,
+    FIELDS,
+    FIELDS_OR_NULL,
+    INT_OR_NULL,
+    METADATA,
+    STREAM_OPTIONS,
+    STRING,
+    STRING_OR_NULL,
+)
 from gateway.protocol.prompt import affinity, prompt_chars, prompts
 from gateway.protocol.spans import Edit, RepeatedNameError, spliced, walk
 from policies.plan import Endpoint, Evidence
@@ -26,22 +36,6 @@ RESPONSES_LOGPROBS = "message.output_text.logprobs"
 _SPACE = b" \t\r\n"
 
 
-class _StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
-
-
-class _Metadata(msgspec.Struct):
-    user_id: str | None = None
-
-
-_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_FIELDS_OR_NULL = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
-_STRING = msgspec.json.Decoder(str)
-_STRING_OR_NULL = msgspec.json.Decoder(str | None)
-_BOOL_OR_NULL = msgspec.json.Decoder(bool | None)
-_INT_OR_NULL = msgspec.json.Decoder(int | None)
-_STREAM_OPTIONS = msgspec.json.Decoder(_StreamOptions | None)
-_METADATA = msgspec.json.Decoder(_Metadata | None)
 _encode = msgspec.json.encode
 
 
@@ -97,12 +91,12 @@ class Body:
         elif endpoint == "responses":
             self._read_responses()
         if endpoint != "embeddings" and "stream" in fields:
-            self.stream = bool(self._typed("stream", _BOOL_OR_NULL, "a boolean"))
+            self.stream = bool(self._typed("stream", BOOL_OR_NULL, "a boolean"))
         if endpoint != "messages":
             if "user" in fields:
-                self.user = self._typed("user", _STRING_OR_NULL, "a string")
+                self.user = self._typed("user", STRING_OR_NULL, "a string")
         elif "metadata" in fields:
-            metadata = self._typed("metadata", _METADATA, "an object whose user_id is a string")
+            metadata = self._typed("metadata", METADATA, "an object whose user_id is a string")
             self.user = metadata.user_id if metadata is not None else None
 
     @property
@@ -157,7 +151,7 @@ class Body:
         options = self._fields.get("stream_options")
         if options is None:
             return self._add(b',"stream_options":{"include_usage":true}')
-        merged = _FIELDS_OR_NULL.decode(options) or {}
+        merged = FIELDS_OR_NULL.decode(options) or {}
         merged["include_usage"] = msgspec.Raw(b"true")
         return self._replace("stream_options", _encode(merged))
 
@@ -202,37 +196,37 @@ class Body:
     def _read_model(self) -> None:
         if "model" not in self._fields:
             raise _bad("The request body has no 'model'.", "model")
-        self.model = model = self._typed("model", _STRING, "a string")
+        self.model = model = self._typed("model", STRING, "a string")
         if not 0 < len(model) <= MODEL_CHARS_MAX:
             raise _bad(f"'model' must have 1 to {MODEL_CHARS_MAX} characters.", "model")
 
     def _read_sampling(self) -> None:
         fields = self._fields
         if "n" in fields:
-            n = self._typed("n", _INT_OR_NULL, "an integer")
+            n = self._typed("n", INT_OR_NULL, "an integer")
             if n is not None and n < 1:
                 raise _bad("'n' must be at least 1.", "n")
             self.choices = n or 1
         if "stream_options" in fields:
-            options = self._typed("stream_options", _STREAM_OPTIONS, "an object whose include_usage is a boolean")
+            options = self._typed("stream_options", STREAM_OPTIONS, "an object whose include_usage is a boolean")
             self.include_usage = options is not None and bool(options.include_usage)
         if self.endpoint == "completions":
             if "logprobs" in fields:
-                self.logprobs = self._typed("logprobs", _INT_OR_NULL, "an integer")
+                self.logprobs = self._typed("logprobs", INT_OR_NULL, "an integer")
             self.choices *= prompts(fields)
         elif "logprobs" in fields:
-            self.logprobs = self._typed("logprobs", _BOOL_OR_NULL, "a boolean")
+            self.logprobs = self._typed("logprobs", BOOL_OR_NULL, "a boolean")
         if "top_logprobs" in fields:
-            self.top_logprobs = self._typed("top_logprobs", _INT_OR_NULL, "an integer")
+            self.top_logprobs = self._typed("top_logprobs", INT_OR_NULL, "an integer")
 
     def _read_responses(self) -> None:
         fields = self._fields
         if "top_logprobs" in fields:
-            self.top_logprobs = self._typed("top_logprobs", _INT_OR_NULL, "an integer")
+            self.top_logprobs = self._typed("top_logprobs", INT_OR_NULL, "an integer")
         if "previous_response_id" in fields:
-            self.previous_response = self._typed("previous_response_id", _STRING_OR_NULL, "a string") is not None
+            self.previous_response = self._typed("previous_response_id", STRING_OR_NULL, "a string") is not None
         if "background" in fields:
-            self.background = bool(self._typed("background", _BOOL_OR_NULL, "a boolean"))
+            self.background = bool(self._typed("background", BOOL_OR_NULL, "a boolean"))
 
 
 def decode(raw: bytes, endpoint: Endpoint) -> Body:
@@ -245,7 +239,7 @@ def decode(raw: bytes, endpoint: Endpoint) -> Body:
         except UnicodeDecodeError as error:
             raise _bad(f"The request body is not UTF-8 (byte {error.start}).") from None
     try:
-        fields = _FIELDS.decode(raw)
+        fields = FIELDS.decode(raw)
     except msgspec.ValidationError:
         raise _bad("The request body must be a JSON object.") from None
     except msgspec.DecodeError as error:

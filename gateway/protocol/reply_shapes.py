@@ -1,4 +1,4 @@
-"""What is read of the evidence in a whole reply of `/v1/chat/completions` and `/v1/completions`."""
+"""What is read of a whole reply, and of the evidence in one of `/v1/chat/completions` and `/v1/completions`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,49 @@ from typing import Any, Final
 import msgspec
 
 from gateway.protocol.chunk_shapes import Entry
+from gateway.protocol.usage import Usage, WireUsage
+
+
+class ReplyFacts(msgspec.Struct, frozen=True, gc=False):
+    """What a whole reply says beside its content."""
+
+    usage: Usage | None = None
+    finish_reasons: tuple[str, ...] = ()
+    """Why each choice ended; for responses and messages the reply's own reason."""
+    model: str = ""
+    """The model as the backend names it."""
+    problem: str | None = None
+    """Why this is no reply, though its status was 200: it is not what the endpoint answers, or is an error."""
+
+
+class ReplyChoice(msgspec.Struct, gc=False):
+    """Why a choice ended."""
+
+    finish_reason: str | None = None
+
+
+class IncompleteDetails(msgspec.Struct, gc=False):
+    """Why a response was cut short."""
+
+    reason: str | None = None
+
+
+class Reply(msgspec.Struct, gc=False):
+    """Any endpoint's reply. Chat and completions have `choices`, embeddings `data`, responses `output`, messages `content`."""
+
+    choices: list[ReplyChoice] | None = None
+    data: list[msgspec.Raw] | None = None
+    output: list[msgspec.Raw] | None = None
+    content: list[msgspec.Raw] | None = None
+    usage: WireUsage | None = None
+    model: str | None = None
+    error: Any = None
+    object: str | None = None
+    type: str | None = None
+    message: Any = None
+    status: str | None = None
+    incomplete_details: IncompleteDetails | None = None
+    stop_reason: str | None = None
 
 
 class WrittenEntry(Entry):
@@ -39,5 +82,6 @@ class WholeReply(msgspec.Struct):
     choices: list[WholeChoice] | None = None
 
 
+REPLY: Final = msgspec.json.Decoder(Reply)
 WHOLE_REPLY: Final = msgspec.json.Decoder(WholeReply)
 TOKEN_BYTES: Final = msgspec.json.Decoder(list[int])

@@ -2,48 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
+from gateway.protocol.event_shapes import ANY, MESSAGE_EVENT, RESPONSE_EVENT
 from gateway.protocol.reader import StreamReader
 from gateway.protocol.usage import Usage, WireUsage
-
-
-class _Incomplete(msgspec.Struct):
-    reason: str | None = None
-
-
-class _Response(msgspec.Struct):
-    model: str | None = None
-    usage: WireUsage | None = None
-    incomplete_details: _Incomplete | None = None
-    error: Any = None
-
-
-class _ResponseEvent(msgspec.Struct):
-    type: str = ""
-    delta: Any = None
-    response: _Response | None = None
-    error: Any = None
-
-
-class _Message(msgspec.Struct):
-    model: str | None = None
-    usage: WireUsage | None = None
-
-
-class _MessageEvent(msgspec.Struct):
-    type: str = ""
-    message: _Message | None = None
-    delta: dict[str, Any] | None = None
-    usage: WireUsage | None = None
-    error: Any = None
-
-
-_RESPONSE_EVENT = msgspec.json.Decoder(_ResponseEvent)
-_MESSAGE_EVENT = msgspec.json.Decoder(_MessageEvent)
-_ANY = msgspec.json.Decoder(Any)
 
 
 class TypedEventStream(StreamReader):
@@ -87,10 +50,10 @@ class ResponseStream(TypedEventStream):
     __slots__ = ()
 
     def _read_event(self, data: bytes) -> bool:
-        event = _RESPONSE_EVENT.decode(data)
+        event = RESPONSE_EVENT.decode(data)
         response = event.response
         if event.type == "error" or event.error:
-            return self._fail(event.error or _ANY.decode(data))
+            return self._fail(event.error or ANY.decode(data))
         if event.type == "response.failed":
             return self._fail(response.error if response is not None else None)
         if response is not None:
@@ -112,9 +75,9 @@ class MessageStream(TypedEventStream):
     __slots__ = ()
 
     def _read_event(self, data: bytes) -> bool:
-        event = _MESSAGE_EVENT.decode(data)
+        event = MESSAGE_EVENT.decode(data)
         if event.type == "error" or event.error:
-            return self._fail(event.error or _ANY.decode(data))
+            return self._fail(event.error or ANY.decode(data))
         if event.message is not None:
             self.model = event.message.model or self.model
             self._add_usage(event.message.usage)
