@@ -67,7 +67,12 @@ def extensions() -> list[object]:
         return []
     from mypyc.build import mypycify
 
-    return list(mypycify(COMPILED, opt_level="3", debug_level="0", group_name="headgate"))
+    found = list(mypycify(COMPILED, opt_level="3", debug_level="0", group_name="headgate"))
+    for extension in found:
+        # Nobody replaces these functions from outside: calls among them need no indirection, and small ones may be inlined.
+        extension.extra_compile_args += ["-fno-semantic-interposition", "-fvisibility=hidden"]
+        extension.extra_link_args += ["-Wl,-Bsymbolic"]
+    return found
 
 
 setup(ext_modules=extensions())
