@@ -41,6 +41,8 @@ class Plan(msgspec.Struct, frozen=True):
     events: int = 128
     """Of content, in every stream."""
     patience: float = 30.0
+    ramp: float = 0.0
+    """Seconds over which the clients begin."""
 
     def request(self, *, stream: bool) -> bytes:
         prompt = ("my parcel is late and nobody answers the phone, what can you do for me? " * (self.prompt_bytes // 60 + 1))[
@@ -178,8 +180,9 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
-async def ask_always(plan: Plan, tally: Tally, running: asyncio.Event, stream: bool) -> None:
+async def ask_always(plan: Plan, tally: Tally, running: asyncio.Event, stream: bool, delay_s: float) -> None:
     """One client: a kept connection, or one a request."""
+    await asyncio.sleep(delay_s)
     loop = asyncio.get_running_loop()
     request, parts = plan.request(stream=stream), urlsplit(plan.url)
     while True:
@@ -210,7 +213,8 @@ async def run(plan: Plan) -> dict[str, object]:
     running.set()
     begun = time.perf_counter()
     streams = [plan.stream or (plan.mixed and each % 4 == 0) for each in range(plan.concurrency)]
-    clients = [asyncio.ensure_future(ask_always(plan, tally, running, stream)) for stream in streams]
+    delays = [plan.ramp * each / plan.concurrency for each in range(plan.concurrency)]
+    clients = [asyncio.ensure_future(ask_always(plan, tally, running, *each)) for each in zip(streams, delays, strict=True)]
     await asyncio.wait(clients, timeout=plan.seconds)
     running.clear()
     _, late = await asyncio.wait(clients, timeout=plan.patience)
@@ -244,6 +248,7 @@ def main() -> None:
     parser.add_argument("--key", default="")
     parser.add_argument("--events", type=int, default=128)
     parser.add_argument("--patience", type=float, default=30)
+    parser.add_argument("--ramp", type=float, default=0)
     print(json.dumps(uvloop.run(run(Plan(**vars(parser.parse_args()))))))
 
 

@@ -2,8 +2,9 @@
 
 `python -m loadtests.mock --port 9000 [--chunks 128] [--interval-ms 10]`: streams where the body says `"stream":true` (or with a
 space), else one chat completion of about 1 KB. `GET /mode/NAME` sets how streams come: `plain` (an event a beat), `burst` (16 events
-in one write, every 16th beat), `logprobs` (an event a beat with five likeliest tokens, 651 B), `held` (nothing after the first event
-until the mode changes). `GET /count` tells what it has answered, as JSON: requests, events of content, connections ever accepted.
+in one write, every 16th beat), `logprobs` (an event a beat with five likeliest tokens, 651 B), `held` (one event of content, and no
+other until the mode changes). `GET /count` tells what it has answered, as JSON: requests, events of content, connections ever
+accepted.
 
 Every event carries when it was written, in microseconds of the machine's monotonic clock, as its content: `@0001763735000000`.
 """
@@ -142,6 +143,8 @@ class Mock(asyncio.Protocol):
             self.usage = b'"include_usage":true' in body or b'"include_usage": true' in body
             self._transport.write(self._server.answers.first)
             self._server.streams[self] = None
+            if self._server.mode == "held":
+                self.tick(self._server.answers.stamped("held"), 1)
         else:
             self._transport.write(self._server.answers.whole)
 

@@ -19,7 +19,7 @@ from tests.e2e.gateway import ADMIN_KEY, Gateway
 INJECT = Path(__file__).parent / "inject"
 POLICY = """
 version: 1
-server: {{drain: 10s}}
+server: {{drain: {drain_s}s}}
 backends:
   - name: both
     kind: openai
@@ -29,6 +29,7 @@ backends:
     retries: {{attempts: 2, retry_on: [connect, "429", "503"], backoff: 10ms, budget_percent: 50}}
     breaker: {{failures: 5, open_for: 200ms}}
     readiness: {{every: {probe}}}
+    concurrency: {concurrency}
 routes:
   - {{name: main, matches: [{{models: [chat]}}], backend: both}}
 records: {{content: {{store: {content}}}}}
@@ -45,6 +46,7 @@ class Setup(msgspec.Struct, frozen=True):
     both_backends: bool = False
     names: tuple[str, str] = ("127.0.0.1", "127.0.0.1")
     probe: str = "1h"
+    concurrency: str = "{}"
     content: bool = False
     """Whether records keep what was said."""
     prefix: tuple[str, ...] = ()
@@ -95,19 +97,23 @@ class Site:
         self.backends = [BackendProcess(self.journal, setup.fault, share, seed + place) for place, share in enumerate(shares)]
         self.gateway: Gateway | None = None
 
-    async def start_gateway(self) -> Gateway:
+    def policy(self, drain_s: int = 10) -> str:
+        """Its text; another `drain_s` makes it another policy."""
         first, second = self.setup.names
-        policy = self.folder / "policy.yaml"
-        policy.write_text(
-            POLICY.format(
-                first=first,
-                second=second,
-                first_port=self.backends[0].port,
-                second_port=self.backends[1].port,
-                probe=self.setup.probe,
-                content=str(self.setup.content).lower(),
-            )
+        return POLICY.format(
+            drain_s=drain_s,
+            first=first,
+            second=second,
+            first_port=self.backends[0].port,
+            second_port=self.backends[1].port,
+            probe=self.setup.probe,
+            concurrency=self.setup.concurrency,
+            content=str(self.setup.content).lower(),
         )
+
+    async def start_gateway(self) -> Gateway:
+        policy = self.folder / "policy.yaml"
+        policy.write_text(self.policy())
         argv = [*self.setup.prefix, sys.executable, "-m", "gateway.cli.main", "serve", str(policy), "--port", str(self.port)]
         argv += ["--admin-port", "0", "--metrics-port", "0", "--admin-key", ADMIN_KEY, "--state-dir", str(self.state)]
         argv += ["--workers", str(self.setup.workers)]
