@@ -22,6 +22,8 @@ from loadtests.chaos.site import Setup, Site
 Inject: TypeAlias = Callable[[Site, random.Random], Awaitable[str]]
 """Does it once, and says what it did."""
 TMPFS = "12m"
+AHEAD_S = 33.0
+"""The controller prunes its records every 30 s."""
 CLOCK_STEPS_S = (3600.0, -3600.0, 86_400.0 * 400, -86_400.0 * 400, 0.5, -0.5, 0.0)
 
 
@@ -172,11 +174,26 @@ def with_own_clock(folder: Path, setup: Setup) -> Iterator[Setup]:
 
 
 async def step_clock(site: Site, chance: random.Random) -> str:
-    step = chance.choice(CLOCK_STEPS_S)
     with (site.folder / "clock").open("r+b", buffering=0) as file:
+        (now,) = struct.unpack("d", file.read(8))
+        step = chance.choice([each for each in CLOCK_STEPS_S if each != now])
+        file.seek(0)
         file.write(struct.pack("d", step))
     await asyncio.sleep(0.05)
     return f"the clock {step:+,g} s off"
+
+
+async def hold_clock_ahead(site: Site, chance: random.Random) -> str:
+    """Longer than it takes until records are pruned again."""
+    await asyncio.sleep(1.0)
+    await site.acknowledge()
+    clock = site.folder / "clock"
+    with clock.open("r+b", buffering=0) as file:
+        file.write(struct.pack("d", max(CLOCK_STEPS_S)))
+    await asyncio.sleep(AHEAD_S)
+    with clock.open("r+b", buffering=0) as file:
+        file.write(struct.pack("d", 0.0))
+    return f"the clock {max(CLOCK_STEPS_S):+,g} s off for {AHEAD_S:g} s, then right"
 
 
 FAULTS = (
@@ -215,7 +232,22 @@ FAULTS = (
         forget_names,
         prepare=with_own_names,
     ),
-    Fault("clock", "the clock of every process steps by up to 400 days", Setup(), step_clock, injections=20, prepare=with_own_clock),
+    Fault(
+        "clock",
+        "the clock of every process steps by up to 400 days, for less than a round of pruning",
+        Setup(),
+        step_clock,
+        injections=20,
+        prepare=with_own_clock,
+    ),
+    Fault(
+        "clock-ahead",
+        "the clock is 400 days ahead while records are pruned, then right",
+        Setup(),
+        hold_clock_ahead,
+        injections=1,
+        prepare=with_own_clock,
+    ),
 )
 BY_NAME = {fault.name: fault for fault in FAULTS}
 

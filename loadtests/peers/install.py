@@ -31,6 +31,7 @@ class Package(msgspec.Struct, frozen=True):
     program: str
 
 
+# LiteLLM 1.109.0 asks for a later certifi than could be had here on 21 November 2026; 1.106.2 is the newest that could be installed.
 PACKAGES = {
     "nginx": Package((), "usr/sbin/nginx"),
     "litellm": Package(("litellm[proxy]==1.106.2",), "bin/litellm"),

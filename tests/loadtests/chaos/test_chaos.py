@@ -30,5 +30,5 @@ def test_the_command_tells_what_was_injected_and_seen(capsys: pytest.CaptureFixt
     assert main(["--only", "truncate", "--exchanges", "40", "--clients", "4", "--seed", "3", "--output", "json"]) == 0
     told = capsys.readouterr()
     (outcome,) = json.loads(told.out)
-    assert outcome["counts"]["error"] + outcome["counts"]["error_in_stream"] == outcome["counts"]["injected"] > 0
+    assert outcome["counts"]["error"] + outcome["counts"]["error_in_stream"] >= outcome["counts"]["injected"] > 0  # or a breaker is open
     assert "injected: truncate by a backend" in told.err
