@@ -22,6 +22,13 @@ HELD_S = 2.5
 """In which every stream of a memory round is opened."""
 
 
+QUIET_S = 180.0
+"""What a subject is given to end what it still does after a round; LiteLLM works off what its clients have given up."""
+QUIET_LOOK_S = 0.5
+QUIET_SHARE = 0.1
+"""Of a core: below it a subject is at rest."""
+
+
 class VoidError(Exception):
     """A round that does not count; the message says which figures disagree."""
 
@@ -70,6 +77,25 @@ def measure(subject: Subject, scenario: Scenario, mock: int, *, seconds: float, 
     return Round(figures, seen["errors"])
 
 
+def answered(mock: int) -> tuple[int, int]:
+    """Requests and events so far; not its connections, of which every look is one."""
+    count = ask_mock(mock, "/count")
+    return count["requests"], count["events"]
+
+
+def wait_until_quiet(subject: Subject, mock: int) -> bool:
+    """Until the subject is at rest and the mock has nothing more to answer: what is left of one round must not be in the next one,
+    which is another subject's on the same core. False: it never came to rest."""
+    until = time.monotonic() + QUIET_S
+    while time.monotonic() < until:
+        asked, spent = answered(mock), processes.total(subject.usage()).cpu_s
+        time.sleep(QUIET_LOOK_S)
+        rests = processes.total(subject.usage()).cpu_s - spent < QUIET_SHARE * QUIET_LOOK_S
+        if rests and answered(mock) == asked:
+            return True
+    return False
+
+
 def _hold(subject: Subject, scenario: Scenario, mock: int) -> dict[str, processes.Usage]:
     """What is used while every stream is open; then lets them go on."""
     time.sleep(HELD_S)
@@ -109,8 +135,8 @@ def _agree(
     if not seen["requests"]:
         raise VoidError("nothing was answered")
     for name in ("requests", "events"):
-        if (answered := after[name] - before[name]) != seen[name]:
-            raise VoidError(f"the generator counted {seen[name]} {name}, the backend {answered}")
+        if (sent := after[name] - before[name]) != seen[name]:
+            raise VoidError(f"the generator counted {seen[name]} {name}, the backend {sent}")
     if subject.counts is None or told is None:
         return
     until = time.monotonic() + AGREE_S

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from loadtests import processes, report
-from loadtests.measure import Round, measure
+from loadtests.measure import QUIET_S, Round, measure, wait_until_quiet
 from loadtests.peers.install import PACKAGES, PeerMissingError, version
 from loadtests.scenarios import BY_NAME, DEFAULT, EVENTS, INTERVAL_MS, SCENARIOS, Scenario
 from loadtests.subjects import LOAD_CORE, Subject, start
@@ -68,6 +68,7 @@ def run(names: list[str], scenarios: list[Scenario], args: argparse.Namespace) -
         for subject in subjects:
             for each in (BY_NAME["request-32"], BY_NAME["stream-32"]):  # warm
                 measure(subject, each, mock, seconds=0.5, patience=args.patience)
+                wait_until_quiet(subject, mock)
         for number in range(args.rounds):
             for scenario in scenarios:
                 if scenario.held and number:
@@ -76,6 +77,8 @@ def run(names: list[str], scenarios: list[Scenario], args: argparse.Namespace) -
                     found = measure(subject, scenario, mock, seconds=args.seconds, patience=args.patience)
                     results.add(scenario.name, subject.name, found)
                     print(progress(number, scenario, subject, found), file=sys.stderr, flush=True)
+                    if not wait_until_quiet(subject, mock):
+                        results.void.append(f"{subject.name}: {scenario.name}: not at rest {QUIET_S:.0f} s later; the next round suffers")
     return results
 
 
