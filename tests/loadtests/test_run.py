@@ -1,0 +1,69 @@
+"""One short run of the real thing: supervisor, controller and a worker, measured; all four counts agree."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+from typing import cast
+
+import pytest
+
+from loadtests import measure, run
+from loadtests.peers import install
+from loadtests.processes import Usage
+from loadtests.subjects import Subject
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2 or not shutil.which("taskset"), reason="needs two cores and taskset")
+def test_headgate_is_measured_and_an_absent_peer_skipped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    monkeypatch.setenv("HEADGATE_PEER_CACHE", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    short = ["--rounds", "1", "--seconds", "0.3", "--output", "json", "--scenario", "request-32", "--scenario", "stream-32"]
+    assert run.main(["--subject", "headgate", "--subject", "litellm", *short]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["void"] == []
+    assert "loadtests.peers.install litellm" in told["skipped"]["litellm"]
+    request, stream = (told["scenarios"][name]["headgate"] for name in ("request-32", "stream-32"))
+    assert request["us"]["median"] == pytest.approx(sum(request[f"{role}_us"]["median"] for role in ("worker", "controller", "other")))
+    assert stream["units"]["median"] % 128 == 0
+    assert {"added_latency_p99_us", "added_first_event_p50_us", "added_delay_p99_us"} <= set(stream)
+
+
+def test_an_install_that_cannot_be_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("HEADGATE_PEER_CACHE", str(tmp_path))
+    monkeypatch.setattr(install, "PACKAGES", {"no-such-peer": install.Package((), "bin/it")})
+    monkeypatch.setattr("sys.argv", ["install", "no-such-peer"])
+    assert install.main() == 1
+    assert "no-such-peer: cannot be had here" in capsys.readouterr().err
+    with pytest.raises(install.PeerMissingError):
+        install.program("no-such-peer")
+
+
+class Restless:
+    """A subject that works on for so many looks after its clients have gone."""
+
+    name = "restless"
+
+    def __init__(self, looks: int) -> None:
+        self.left = looks
+        self.spent = 0.0
+
+    def usage(self) -> dict[str, Usage]:
+        self.left -= 1
+        self.spent += 1.0 if self.left > 0 else 0.0
+        return {"other": Usage(self.spent)}
+
+
+def test_the_next_round_waits_for_what_the_last_one_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "QUIET_LOOK_S", 0.01)
+    looks = itertools.count()
+    monkeypatch.setattr(measure, "ask_mock", lambda port, path: {"requests": 1, "events": 2, "connections": next(looks)})
+    subject = Restless(9)
+    assert measure.wait_until_quiet(cast(Subject, subject), 0)
+    assert subject.left < 0
+    monkeypatch.setattr(measure, "QUIET_S", 0.05)
+    assert not measure.wait_until_quiet(cast(Subject, Restless(1_000_000)), 0)
