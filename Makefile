@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test engines compile interpreted check setup format generated
+.PHONY: demo test engines compile test-compiled interpreted check setup format generated
 
 demo: setup ## Start Headgate on two small models that come with it
 	@$(BIN)/headgate demo
@@ -21,6 +21,12 @@ engines: setup ## Install real engines outside the checkout, and test with them
 
 compile: setup ## Compile the request path to C, in place: about half its cost. Again after every change of its files
 	HEADGATE_COMPILE=1 $(BIN)/python setup.py --quiet build_ext --inplace
+
+# What is compiled, and what is built from it, end to end.
+COMPILED_TESTS := tests/gateway tests/contracts tests/e2e
+
+test-compiled: compile ## Run the suite of the request path over the compiled modules
+	$(BIN)/python -m pytest $(COMPILED_TESTS)
 
 interpreted: ## Undo `compile`
 	find gateway -name '*.so' -delete

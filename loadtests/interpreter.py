@@ -165,6 +165,7 @@ def main() -> None:
                 "us_per_chunk": round(statistics.median(per_chunk), 3),
                 "us_per_chunk_best": round(min(per_chunk), 3),
                 "python": sys.version.split()[0],
+                "request_path": "compiled" if is_compiled() else "interpreted",
             }
         )
     )

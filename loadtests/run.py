@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from gateway.compiled import is_compiled
 from loadtests import processes, report
 from loadtests.measure import QUIET_S, Round, measure, wait_until_quiet
 from loadtests.peers.install import PACKAGES, PeerMissingError, version
@@ -98,6 +99,7 @@ def about(args: argparse.Namespace) -> dict[str, object]:
         "cpu": model,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
+        "request_path": "compiled" if is_compiled() else "interpreted",
         "peers": {name: found for name in PACKAGES if (found := version(name))},
         "rounds": args.rounds,
         "seconds": args.seconds,

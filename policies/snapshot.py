@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, final
 
 import msgspec
 
@@ -65,6 +65,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """None where the route declares none, or the request has none of those it declares (`route.has_unit`)."""
 
 
+@final
 class NoRoute(msgspec.Struct, frozen=True):
     """No route takes the request: no such model, or a route would take it, but not with this key."""
 
