@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
+from gateway.compiled import is_compiled
 from gateway.exchange.order import Site
 from gateway.exchange.snapshot import Snapshots
 from gateway.link.outbox import Outbox
