@@ -6,29 +6,29 @@ from gateway.protocol.stripping import NOTHING
 from policies.plan import Endpoint, Evidence
 
 
-def asked(endpoint: Endpoint, logprobs: bool | int | None, top: int | None, evidence: Evidence) -> list[tuple[str, bytes]]:
-    """The top-level fields that ask for evidence, where the client's `logprobs` and `top_logprobs` do not; what it asked for is
+def asked(endpoint: Endpoint, logprobs: bool, top: int | None, evidence: Evidence) -> list[tuple[str, bytes]]:
+    """The top-level fields that ask for evidence, where the client's `logprobs` and `top` (as `Body.top_logprobs`) do not; what it asked for is
     never lowered. Endpoints other than chat and completions have no evidence that can be read."""
     if endpoint == "completions":
-        number = _number(logprobs, evidence.top) or 1
-        return [] if number == logprobs else [("logprobs", b"%d" % number)]
+        number = _number(top, evidence.top) or 1
+        return [] if number == top else [("logprobs", b"%d" % number)]
     if endpoint != "chat":
         return []
     number = _number(top, evidence.top)
-    fields = [] if logprobs is True else [("logprobs", b"true")]
+    fields = [] if logprobs else [("logprobs", b"true")]
     return fields if not number or number == top else [*fields, ("top_logprobs", b"%d" % number)]
 
 
-def kept(endpoint: Endpoint, logprobs: bool | int | None, top: int | None, evidence: Evidence) -> int | None:
+def kept(endpoint: Endpoint, logprobs: bool, top: int | None, evidence: Evidence) -> int | None:
     """How much of the log-probabilities that then come is for the client: None all of it, `NOTHING` none, else that many of the
     likeliest tokens at each position."""
     if endpoint == "completions":
-        if logprobs is None:
+        if top is None:
             return NOTHING
-        return None if _number(logprobs, evidence.top) == logprobs else int(logprobs)
+        return None if _number(top, evidence.top) == top else top
     if endpoint != "chat":
         return None
-    if logprobs is not True:
+    if not logprobs:
         return NOTHING
     own = top or 0
     return None if _number(top, evidence.top) == own else own

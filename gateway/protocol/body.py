@@ -68,9 +68,10 @@ class Body:
     """`user`; for messages `metadata.user_id`."""
     include_usage: bool
     """The client itself asked for the usage chunk of a stream."""
-    logprobs: bool | int | None
-    """As asked: a bool for chat, a number for completions."""
+    logprobs: bool
+    """Asked for."""
     top_logprobs: int | None
+    """Of so many of the likeliest tokens; completions call it `logprobs`."""
     previous_response: bool
     """Responses: it continues one that a backend keeps."""
     background: bool
@@ -83,8 +84,9 @@ class Body:
         self._fields = fields
         self._gap, self._starts = _layout(raw, fields)
         self.choices = 1
-        self.user = self.logprobs = self.top_logprobs = None
-        self.stream = self.include_usage = self.previous_response = self.background = False
+        self.user = None
+        self.top_logprobs = None
+        self.logprobs = self.stream = self.include_usage = self.previous_response = self.background = False
         self._read_model()
         if endpoint == "chat" or endpoint == "completions":
             self._read_sampling()
@@ -111,7 +113,7 @@ class Body:
             included = msgspec.json.decode(self._fields["include"])
             if isinstance(included, list) and RESPONSES_LOGPROBS in included:
                 return True
-        return bool(self.top_logprobs) or (self.logprobs is not None and self.logprobs is not False)
+        return self.logprobs or bool(self.top_logprobs)
 
     def value(self, name: str) -> bytes:
         """The JSON of a top-level field, as the client wrote it. KeyError where there is none."""
@@ -212,10 +214,12 @@ class Body:
             self.include_usage = options is not None and bool(options.include_usage)
         if self.endpoint == "completions":
             if "logprobs" in fields:
-                self.logprobs = self._typed("logprobs", INT_OR_NULL, "an integer")
+                self.top_logprobs = self._typed("logprobs", INT_OR_NULL, "an integer")
+            self.logprobs = self.top_logprobs is not None or "top_logprobs" in fields
             self.choices *= prompts(fields)
-        elif "logprobs" in fields:
-            self.logprobs = self._typed("logprobs", BOOL_OR_NULL, "a boolean")
+            return
+        if "logprobs" in fields:
+            self.logprobs = bool(self._typed("logprobs", BOOL_OR_NULL, "a boolean"))
         if "top_logprobs" in fields:
             self.top_logprobs = self._typed("top_logprobs", INT_OR_NULL, "an integer")
 

@@ -135,7 +135,7 @@ def test_the_number_of_fields_is_bounded() -> None:
 def test_a_plain_body() -> None:
     body = chat()
     assert (body.model, body.stream, body.choices, body.user, body.include_usage) == ("m", False, 1, None, False)
-    assert (body.logprobs, body.top_logprobs, body.previous_response, body.background) == (None, None, False, False)
+    assert (body.logprobs, body.top_logprobs, body.previous_response, body.background) == (False, None, False, False)
     assert body.names == {"model", "messages"}
 
 
@@ -147,7 +147,7 @@ def test_what_the_client_asked_for() -> None:
 
 def test_null_is_as_good_as_absent() -> None:
     body = chat(stream=None, n=None, user=None, stream_options=None, logprobs=None, top_logprobs=None)
-    assert (body.stream, body.choices, body.user, body.include_usage, body.logprobs) == (False, 1, None, False, None)
+    assert (body.stream, body.choices, body.user, body.include_usage, body.logprobs) == (False, 1, None, False, False)
 
 
 def test_an_escaped_name_is_the_field_it_says() -> None:
