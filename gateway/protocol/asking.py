@@ -7,8 +7,8 @@ from policies.plan import Endpoint, Evidence
 
 
 def asked(endpoint: Endpoint, logprobs: bool, top: int | None, evidence: Evidence) -> list[tuple[str, bytes]]:
-    """The top-level fields that ask for evidence, where the client's `logprobs` and `top` (as `Body.top_logprobs`) do not; what it asked for is
-    never lowered. Endpoints other than chat and completions have no evidence that can be read."""
+    """The top-level fields that ask for evidence, where the client's `logprobs` and `top` (`Body.top_logprobs`) do not; what it
+    asked for is never lowered. Endpoints other than chat and completions have no evidence that can be read."""
     if endpoint == "completions":
         number = _number(top, evidence.top) or 1
         return [] if number == top else [("logprobs", b"%d" % number)]
