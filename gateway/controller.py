@@ -106,6 +106,7 @@ class Controller:
             dropped=lambda: sum(self._exposition.values("headgate_records_dropped_total").values()),
             restarts=lambda: self._restarts,
             workers=settings.workers,
+            limited=lambda: self._exposition.values("headgate_defer_limited_total"),
         )
         self._desk = AlertDesk(sources.conditions, self._tell)
         self._views = Views(self._reloader, self._fleet, self._desk, self._exposition, self._prober.views, settings.workers)

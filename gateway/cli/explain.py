@@ -17,7 +17,16 @@ from gateway.cli.output import USAGE, WELL, WRONG, CommandError, add_output, pri
 from gateway.cli.policy_file import load_or_fail
 from gateway.cli.walk import Explanation, explain
 from gateway.errors import ApiError
-from gateway.link.messages import AttemptRecord, CallRecord, Content, ExchangeRecord
+from gateway.link.messages import (
+    AssessmentRecord,
+    AttemptRecord,
+    CallRecord,
+    Content,
+    ExchangeRecord,
+    Findings,
+    JudgementRecord,
+    ScoresRecord,
+)
 from gateway.records.story import story
 from gateway.server.accept import ENDPOINTS
 from policies.compile import compile_policy
@@ -177,13 +186,33 @@ def from_json(answer: dict[str, Any]) -> ExchangeRecord:
             call,
             finish_reasons=tuple(call["finish_reasons"]),
             attempts=tuple(_known(AttemptRecord, a) for a in call["attempts"]),
+            scores=_scores(call.get("scores")),
         )
         for call in answer["calls"]
     ]
     content = answer["content"] and Content(
         answer["content"]["request"].encode(), answer["content"]["response"].encode(), answer["content"]["truncated"]
     )
-    return _known(ExchangeRecord, answer, segments=tuple(answer["segments"].items()), calls=tuple(calls), content=content)
+    return _known(
+        ExchangeRecord,
+        answer,
+        segments=tuple(answer["segments"].items()),
+        calls=tuple(calls),
+        content=content,
+        findings=_findings(answer.get("findings")),
+    )
+
+
+def _findings(found: dict[str, Any] | None) -> Findings | None:
+    if found is None:
+        return None
+    judgements = tuple(_known(JudgementRecord, judgement) for judgement in found["judgements"])
+    assessment = None if found["assessment"] is None else _known(AssessmentRecord, found["assessment"])
+    return _known(Findings, found, judgements=judgements, assessment=assessment)
+
+
+def _scores(scores: dict[str, Any] | None) -> ScoresRecord | None:
+    return None if scores is None else _known(ScoresRecord, scores, quantiles=tuple(scores["quantiles"]))
 
 
 def _known(cls: type[_Struct], answer: dict[str, Any], **instead: Any) -> _Struct:

@@ -12,6 +12,7 @@ from gateway.errors import ApiError
 from gateway.exchange.failure import api_error
 from gateway.exchange.features import features
 from gateway.protocol.body import decode
+from gateway.records.story import worded_judgement
 from gateway.server.accept import check_conversation, no_route
 from gateway.upstream.kinds import objection
 from gateway.wire.request import Request
@@ -26,7 +27,6 @@ from policies.plan import (
     Endpoint,
     Features,
     Hold,
-    Judgement,
     Mirror,
     Outcome,
     Plan,
@@ -202,23 +202,6 @@ def worded_assessment(found: Assessment, threshold: float) -> str:
         return f"{where}, as assumed"
     side = "at most" if found.in_distribution else "above"
     return f"{where}: score {found.score:.4g} is {side} {threshold:.4g} (energy {found.energy:.4g})"
-
-
-def worded_judgement(found: Judgement) -> str:
-    """Why a stage was accepted or deferred."""
-    verdict = "deferred" if found.deferred else "accepted"
-    if found.by == "error":
-        return "its failure goes to the next stage"
-    if found.by == "no_rule":
-        return "accepted: the stage has no defer_when"
-    if found.by in ("calibration_disabled", "audit"):
-        return f"passed over: {'its calibration is disabled' if found.by != 'audit' else 'an audit has disabled the cascade'}"
-    if found.by == "when_unscored":
-        return f"{verdict}: no score (evidence {found.status}), so when_unscored decides"
-    bound = "" if found.value is None or found.bound is None else f"{found.value:.4g} against {found.bound:.4g}"
-    if found.by == "defer_limit":
-        return f"not deferred although {bound or 'unscored'}: defer_limit is exceeded"
-    return f"{verdict}: {found.by} is {bound}"
 
 
 def worded_hedge(race: Race) -> str:

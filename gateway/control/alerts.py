@@ -21,6 +21,7 @@ RULES = {
         Rule("evidence_mismatch"),
         Rule("records_dropped", clear_s=300.0),
         Rule("process_restarts", clear_s=300.0),
+        Rule("defer_limit", clear_s=300.0),
         Rule("worker_missing", for_s=10.0),
         Rule("worker_not_current", for_s=10.0),
     )
@@ -38,14 +39,18 @@ class Sources:
         dropped: Callable[[], float],
         restarts: Callable[[], Mapping[str, int]],
         workers: int,
+        limited: Callable[[], Mapping[tuple[str, ...], float]] = dict,
     ) -> None:
+        """`limited`: replies by route that were not deferred since `defer_limit` was exceeded."""
         self._reloader = reloader
         self._fleet = fleet
         self._replicas = replicas
         self._dropped = dropped
         self._restarts = restarts
         self._workers = workers
+        self._limited = limited
         self._dropped_before = dropped()
+        self._limited_before = dict(limited())
         self._restarts_before: dict[str, int] = dict(restarts())
 
     def conditions(self) -> dict[Key, str]:
@@ -76,6 +81,14 @@ class Sources:
         if dropped > self._dropped_before:
             found["records_dropped", ""] = f"{dropped - self._dropped_before:.0f} records were lost"
         self._dropped_before = dropped
+        limited = dict(self._limited())
+        for labels, count in limited.items():
+            if count > self._limited_before.get(labels, 0):
+                route = labels[0]
+                found["defer_limit", route] = (
+                    f"route {route} would defer more than its defer_limit allows: {count:.0f} replies so far were not"
+                )
+        self._limited_before = limited
         restarts = dict(self._restarts())
         for process, count in restarts.items():
             if count > self._restarts_before.get(process, 0):

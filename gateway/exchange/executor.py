@@ -16,13 +16,15 @@ from gateway.exchange.failure import RETRY_AFTER_S, api_error, retry_lines
 from gateway.exchange.keepalive import KeepAlive
 from gateway.exchange.leg import Leg
 from gateway.exchange.order import Order, Site
+from gateway.exchange.race import RaceRun
 from gateway.exchange.recording import count, exchange_record
+from gateway.exchange.verdicts import assessed, headers
 from gateway.protocol.errors import error_body, error_event
 from gateway.telemetry.trace_context import child_header
 from gateway.upstream.base import Ask
 from gateway.upstream.kinds import objection
 from gateway.wire.base import Reply
-from policies.plan import CALLS_MAX, Assess, Call, CallError, Outcome, Race, Refuse, Verdict, advance
+from policies.plan import CALLS_MAX, Answer, Assess, Call, CallError, Outcome, Race, Refuse, Result, Verdict, advance
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ class Exchange:
         "_closed",
         "_paused",
         "_pending",
+        "_race",
         "_rendered",
         "_reply",
         "_resuming",
@@ -52,6 +55,7 @@ class Exchange:
         "order",
         "reason",
         "strip_usage",
+        "verdict",
     )
 
     def __init__(self, site: Site, order: Order, reply: Reply) -> None:
@@ -69,11 +73,14 @@ class Exchange:
         self.committed_at: float | None = None
         self.answer: Leg | None = None
         """The leg that answered, or whose error did."""
+        self.verdict: Answer | Refuse | None = None
+        """What the policy answered, where a guard or a cascade had its say."""
         self._rendered: dict[str, tuple[bytes, ...]] = {}
         self._closed = False
         self._paused = False
         self._pending: Outcome | None = None
         self._resuming = False
+        self._race: RaceRun | None = None
         self._alive: KeepAlive | None = None
 
     # The plan.
@@ -92,19 +99,24 @@ class Exchange:
             return
         if self._resuming:
             self._pending = outcome  # it failed before the upstream's `call` had returned
-        else:
+        elif self._race is None:
             self._drive(outcome)
+        elif (decided := self._race_took(outcome)) is not None:
+            self._drive(decided)
 
-    def _drive(self, outcome: Outcome | None) -> None:
+    def _drive(self, result: Result | None) -> None:
         """Feed the plan until it waits for a call that is under way, or has ended."""
         self._resuming = True
         try:
-            while isinstance(step := advance(self.order.plan, outcome), VERBS):
-                if not isinstance(step, Call):
-                    raise TypeError(f"a {type(step).__name__} cannot be done yet")
+            while isinstance(step := advance(self.order.plan, result), VERBS):
                 self._pending = None
-                outcome = self._call(step) or self._pending
-                if outcome is None:
+                if isinstance(step, Call):
+                    result = self._call(step) or self._pending
+                elif isinstance(step, Race):
+                    result = self._start_race(step)
+                else:
+                    result = assessed(self.order, step)
+                if result is None:
                     return
         except Exception:
             self._policy_failed()
@@ -118,16 +130,18 @@ class Exchange:
         log.exception("the policy failed", extra={"exchange_id": self.order.exchange_id, "route": self.order.route})
         self._refuse(ApiError(500, "server_error", "the gateway's policy failed on this request", code="policy_error"))
 
-    def _call(self, verb: Call) -> Outcome | None:
-        """Start a call; an outcome only where it cannot even be started."""
+    def _call(self, verb: Call, racing: tuple[int, ...] = (), avoid: tuple[str, ...] = ()) -> Outcome | None:
+        """Start a call, and cancel those under way that are neither kept nor `racing`; an outcome only where it cannot even be started."""
         index = len(self.legs)
-        if index >= CALLS_MAX:
-            raise RuntimeError(f"a plan may make {CALLS_MAX} calls")
+        if index:
+            if index >= CALLS_MAX:
+                raise RuntimeError(f"a plan may make {CALLS_MAX} calls")
+            self._cancel_but((*verb.keep, *racing))
         order, body = self.order, self.body
         target = order.targets[verb.backend]
         backend = target.backend
         span_id = self._site.new_id(64).to_bytes(8, "big").hex()
-        leg = Leg(self, index, target, verb.hold, span_id, self.now())
+        leg = Leg(self, index, target, verb, span_id, self.now())
         self.legs.append(leg)
         if not target.watched.isdisjoint(body.names) and (error := objection(backend, body)) is not None:
             leg.error = error
@@ -136,11 +150,12 @@ class Exchange:
         leg.call = target.upstream.call(
             Ask(
                 order.path,
-                self._render(backend.model),
+                self._render(backend.model) if verb.evidence is None else body.render(backend.model, usage=True, evidence=verb.evidence),
                 b"x-request-id: " + order.request_id.encode() + b"\r\n" + child_header(order.trace, span_id),
                 body.stream,
                 order.deadline,
                 body.affinity() if backend.balance == "prefix_hash" else 0,
+                avoid,
             ),
             leg,
         )
@@ -152,10 +167,49 @@ class Exchange:
             parts = self._rendered[model] = self.body.render(model, usage=True)
         return parts
 
+    # A race.
+
+    def _start_race(self, verb: Race) -> Outcome | None:
+        """Send the first call of a race; an outcome only where that cannot even be started."""
+        memory = self.order.measures.memory
+        if memory is None or memory.hedging is None:
+            raise RuntimeError("a race on a route without a hedge")
+        race = RaceRun(self, verb, memory.hedging)
+        outcome = self._call(verb.calls[0]) or self._pending
+        if outcome is not None:
+            return outcome
+        self._race = race
+        race.started()
+        return None
+
+    def race_on(self, verb: Call, racing: tuple[int, ...], avoid: tuple[str, ...]) -> None:
+        """Send the next call of the race, beside those that are `racing`."""
+        try:
+            outcome = self._call(verb, racing, avoid)
+        except Exception:
+            self._policy_failed()
+            return
+        if outcome is not None:
+            self.resume(outcome)
+
+    def _race_took(self, outcome: Outcome) -> Outcome | None:
+        """A call of the race has come to something; None while others are still out."""
+        race = self._race
+        assert race is not None
+        decided = race.took(outcome)
+        if decided is not None:
+            self._race = None
+            first = decided.call - decided.place
+            for leg in self.legs[first:]:
+                if leg.index != decided.call:
+                    leg.cancel()
+        return decided
+
     # The verdict.
 
     def _conclude(self, verdict: Verdict) -> None:
         if isinstance(verdict, Refuse):
+            self.verdict = verdict
             self.reason = "refused"
             self._refuse(ApiError(verdict.status, verdict.kind, verdict.message, code=verdict.code))
             return
@@ -164,6 +218,8 @@ class Exchange:
         except (AttributeError, IndexError):  # no verdict, or one about a call that was never made
             self._policy_failed()
             return
+        if verdict.judgements or verdict.ood is not None:
+            self.verdict = verdict
         self.reason = verdict.reason
         error = verdict.outcome.error or leg.error
         if error is None:
@@ -244,6 +300,8 @@ class Exchange:
 
     def _head(self, content_type: bytes, backend: str) -> bytes:
         head = self.order.head(content_type, backend, self.reason)
+        if self.verdict is not None:
+            head += headers(self.verdict, self.order.debug)
         if self.order.debug:
             head += b"x-headgate-calls: %d\r\nx-headgate-overhead-ms: %.3f\r\n" % (len(self.legs), self._overhead(self.now()) * 1000)
         return head
@@ -258,6 +316,11 @@ class Exchange:
     def _stop_losers(self) -> None:
         for leg in self.legs:
             if leg is not self.answer:
+                leg.cancel()
+
+    def _cancel_but(self, keep: tuple[int, ...]) -> None:
+        for leg in self.legs:
+            if leg.index not in keep:
                 leg.cancel()
 
     # The client (gateway.wire.base.Observer).
@@ -322,6 +385,9 @@ class Exchange:
         self._closed = True
         if self._alive is not None:
             self._alive.stop()
+        if self._race is not None:
+            self._race.stop()
+            self._race = None
         now = self.now()
         order = self.order
         overhead = self._overhead(now)

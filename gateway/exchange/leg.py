@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, final
 
 from gateway.protocol.errors import read_error, read_error_names
+from gateway.protocol.evidence import EvidenceReader, read_evidence
 from gateway.protocol.reply import ReplyFacts, read_reply
 from gateway.protocol.stream import StreamReader, open_stream
 from gateway.upstream.base import UpstreamCall
-from policies.plan import CallError, Hold, Outcome
+from policies.plan import HOLD_ALL, Call, CallError, Evidence, Outcome
+from policies.scores import UNAVAILABLE, Scores
 
 if TYPE_CHECKING:
     from gateway.exchange.executor import Exchange
@@ -31,6 +33,7 @@ class Leg:
     __slots__ = (
         "_chunks",
         "_exchange",
+        "_hold_tokens",
         "_pass_on",
         "_size",
         "_timer",
@@ -39,6 +42,7 @@ class Leg:
         "content_at",
         "ended_at",
         "error",
+        "evidence",
         "facts",
         "head_at",
         "headers",
@@ -46,6 +50,7 @@ class Leg:
         "index",
         "judged_at",
         "reader",
+        "scores",
         "span_id",
         "started_at",
         "status",
@@ -53,12 +58,22 @@ class Leg:
     )
 
     call: UpstreamCall
+    scores: Scores
+    """What it was judged by, where evidence is read."""
+    _hold_tokens: int
     _pass_on: Callable[[bytes], None]
 
-    def __init__(self, exchange: Exchange, index: int, target: Target, hold: Hold, span_id: str, now: float) -> None:
+    def __init__(self, exchange: Exchange, index: int, target: Target, verb: Call, span_id: str, now: float) -> None:
         self.index = index
         self.target = target
-        self.hold = hold
+        self.hold = verb.hold
+        self.evidence = verb.evidence
+        """What is to be read of it; None: nothing."""
+        if self.evidence is not None:
+            self.scores = UNAVAILABLE
+            self._hold_tokens = self.hold.tokens
+            if exchange.body.choices > 1:
+                self.hold = HOLD_ALL  # the worst choice decides, and each is judged by its first tokens
         self.span_id = span_id
         self.started_at = now
         self.head_at: float | None = None
@@ -85,7 +100,12 @@ class Leg:
         self.headers = headers
         body = exchange.body
         if body.stream and status == 200 and headers.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
-            self.reader = open_stream(body.endpoint, choices=body.choices, strip_usage=exchange.strip_usage)
+            self.reader = open_stream(
+                body.endpoint,
+                choices=body.choices,
+                strip_usage=exchange.strip_usage,
+                evidence=None if self.evidence is None else self._evidence_reader(self.evidence),
+            )
 
     def on_body(self, data: bytes) -> None:
         reader = self.reader
@@ -148,7 +168,7 @@ class Leg:
             return
         if not hold.tokens or reader.tokens >= hold.tokens:
             self._judge(complete=False)
-        elif self._timer is None and hold.for_ms:
+        elif self._timer is None and hold.for_ms and reader.tokens:
             self._timer = self._exchange.call_later(hold.for_ms / 1000, self._hold_is_over)
 
     def _hold_is_over(self) -> None:
@@ -160,7 +180,12 @@ class Leg:
             exchange = self._exchange
             # A reply is judged in the same breath as its end: one look at the clock is enough.
             self.judged_at = exchange.now() if self.ended_at is None else self.ended_at
-            exchange.resume(Outcome(self.index, self.target.backend.name, self.error, complete))
+            if self.evidence is None:
+                exchange.resume(Outcome(self.index, self.target.backend.name, self.error, complete))
+                return
+            if self.reader is not None:
+                self.scores = self.reader.scores()
+            exchange.resume(Outcome(self.index, self.target.backend.name, self.error, complete, self.scores))
 
     def _end_whole(self) -> None:
         """A reply that is not a stream has arrived whole: is it what it should be?"""
@@ -178,8 +203,16 @@ class Leg:
             problem = "a whole reply came where a stream was asked for"  # in which a client's reader would find no event
         if problem is not None:
             self._fault(CallError("protocol", problem))
-        else:
-            self._judge(complete=True)
+            return
+        if self.evidence is not None:
+            self.scores, given = read_evidence(
+                asked.endpoint, body, self.evidence, hold_tokens=self._hold_tokens, keep=asked.keeps_logprobs(self.evidence)
+            )
+            self._chunks = [given]
+        self._judge(complete=True)
+
+    def _evidence_reader(self, evidence: Evidence) -> EvidenceReader:
+        return EvidenceReader(evidence, hold_tokens=self._hold_tokens, keep=self._exchange.body.keeps_logprobs(evidence))
 
     def _end_stream(self, reader: StreamReader) -> None:
         tail = reader.end()

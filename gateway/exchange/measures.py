@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import final
 
+from gateway.exchange.memory import RouteMemory
 from gateway.telemetry.counters import Counter, Counters
 from policies import schema
+from policies.plan import Judgement
 
 
 @final
@@ -38,7 +40,9 @@ class BackendMeasures:
 class RouteMeasures:
     """Everything counted about one route."""
 
-    def __init__(self, route: str, policy: schema.Policy, counters: Counters) -> None:
+    def __init__(self, route: str, policy: schema.Policy, counters: Counters, memory: RouteMemory | None = None) -> None:
+        self.memory = memory
+        """None where the route's rule goes by the request alone."""
         self._route = route
         self._counters = counters
         self._requests: dict[tuple[str, int], Counter] = {}
@@ -64,3 +68,20 @@ class RouteMeasures:
         if child is None:
             child = self._segments[label] = self._counters.counter("headgate_segment_requests_total", self._route, *label)
         child.value += 1
+
+    def ood(self, ood: str) -> None:
+        """Count a request that a guard looked at."""
+        self._counters.counter("headgate_ood_total", self._route, ood).value += 1
+
+    def judged(self, judgement: Judgement) -> None:
+        """Count a stage of a cascade: what its reply's scores rested on, and why it was deferred or served beyond the limit."""
+        if judgement.call is not None and judgement.by != "error":
+            self._counters.counter("headgate_score_status_total", self._route, judgement.backend, judgement.status).value += 1
+        if judgement.deferred:
+            self._counters.counter("headgate_deferrals_total", self._route, judgement.backend, judgement.by).value += 1
+        elif judgement.by == "defer_limit":
+            self._counters.counter("headgate_defer_limited_total", self._route).value += 1
+
+    def hedged(self, result: str) -> None:
+        """Count what became of a second call: sent, won, over_budget or no_replica."""
+        self._counters.counter("headgate_hedges_total", self._route, result).value += 1

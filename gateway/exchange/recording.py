@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, final
 
+from gateway.exchange.verdicts import count_verdict, with_findings, with_scores
 from gateway.link.messages import AttemptRecord, CallRecord, Content, ExchangeRecord
 from gateway.protocol.stream import Usage
 from gateway.upstream.base import Attempt
@@ -51,6 +52,8 @@ def count(exchange: Exchange, now: float, overhead: float) -> None:
     measures.overhead.observe(overhead)
     for label in order.segments:
         measures.segment(label)
+    if exchange.verdict is not None:
+        count_verdict(exchange, exchange.verdict, now)
     answer, committed_at = exchange.answer, exchange.committed_at
     if committed_at is not None and answer is not None:
         if exchange.body.stream:
@@ -69,7 +72,7 @@ def exchange_record(exchange: Exchange, now: float, overhead: float) -> Exchange
     body = exchange.body
     duration = now - start
     legs = exchange.legs
-    return ExchangeRecord(
+    record = ExchangeRecord(
         order.exchange_id,
         order.request_id,
         trace.trace_id,
@@ -100,6 +103,7 @@ def exchange_record(exchange: Exchange, now: float, overhead: float) -> Exchange
         None if order.content is None else order.content.content(),
         exchange.code == 499,
     )
+    return record if exchange.verdict is None else with_findings(record, exchange.verdict)
 
 
 def _call_record(exchange: Exchange, leg: Leg, start: float, now: float) -> CallRecord:
@@ -117,7 +121,7 @@ def _call_record(exchange: Exchange, leg: Leg, start: float, now: float) -> Call
         cost = measures.count(usage.input, usage.output)
     error = leg.error
     attempts = leg.call.attempts if hasattr(leg, "call") else ()
-    return CallRecord(
+    record = CallRecord(
         backend.name,
         leg.span_id,
         leg.started_at - start,
@@ -136,6 +140,7 @@ def _call_record(exchange: Exchange, leg: Leg, start: float, now: float) -> Call
         cost,
         measures.currency,
     )
+    return record if leg.evidence is None else with_scores(record, leg.scores)
 
 
 def _attempt_record(attempt: Attempt, start: float, now: float) -> AttemptRecord:

@@ -8,10 +8,12 @@ from typing import final
 import msgspec
 
 from gateway.exchange.measures import RouteMeasures
+from gateway.exchange.memory import RouteMemory, memories
 from gateway.telemetry.counters import Counter, Counters
 from gateway.upstream.base import Upstream
 from gateway.upstream.kinds import watched
 from policies import schema
+from policies.plan import RouteState
 from policies.snapshot import Snapshot
 
 PREPARED_MAX = 4
@@ -34,15 +36,32 @@ class Target:
 class Live:
     """One policy version with everything it needs to serve."""
 
-    def __init__(self, snapshot: Snapshot, targets: Mapping[str, Target], counters: Counters, on_retired: Callable[[Live], None]) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        targets: Mapping[str, Target],
+        counters: Counters,
+        on_retired: Callable[[Live], None],
+        before: Mapping[str, RouteMemory],
+    ) -> None:
+        """`before`: what is remembered of the routes of the policy in force."""
         self.snapshot = snapshot
         self.version = snapshot.version
         self.targets = targets
-        self.measures = {route.name: RouteMeasures(route.name, snapshot.policy, counters) for route in snapshot.policy.routes}
+        self.memories = memories(snapshot.policy, snapshot.detectors, before)
+        self.stateful = snapshot.stateful
+        self.measures = {
+            route.name: RouteMeasures(route.name, snapshot.policy, counters, self.memories.get(route.name))
+            for route in snapshot.policy.routes
+        }
         self.unrouted = RouteMeasures("", snapshot.policy, counters)
         self.leases = 0
         self._retired = False
         self._on_retired = on_retired
+
+    def states(self, now: float) -> dict[str, RouteState]:
+        """Of the routes that have one, at this moment."""
+        return {name: self.memories[name].state(now) for name in self.stateful}
 
     def lease(self) -> None:
         self.leases += 1
@@ -88,7 +107,7 @@ class Snapshots:
         except Exception:
             self._release(targets)
             raise
-        live = Live(snapshot, targets, self._counters, self._let_go)
+        live = Live(snapshot, targets, self._counters, self._let_go, {} if self.current is None else self.current.memories)
         self._alive.value += 1
         self.discard(snapshot.version)
         while len(self._prepared) >= PREPARED_MAX:

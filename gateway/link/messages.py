@@ -24,6 +24,53 @@ class AttemptRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     result: str
 
 
+class ScoresRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a reply was judged by (`policies.scores.Scores`); None where the evidence could not give it."""
+
+    status: str
+    tokens: int = 0
+    mean_logprob: float | None = None
+    min_logprob: float | None = None
+    quantiles: tuple[float | None, ...] = ()
+    """Of the log-probabilities, those of `policies.scores.QUANTILES`."""
+    margin: float | None = None
+    first_margin: float | None = None
+    entropy: float | None = None
+    energy: float | None = None
+
+
+class JudgementRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Why a stage of a cascade was accepted or deferred (`policies.plan.Judgement`)."""
+
+    backend: str
+    deferred: bool
+    by: str
+    call: int | None = None
+    """Which of the calls, from 0; None: the stage was not asked."""
+    value: float | None = None
+    bound: float | None = None
+    status: str = ""
+
+
+class AssessmentRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a detector said of the request."""
+
+    status: str
+    score: float | None = None
+    energy: float | None = None
+
+
+class Findings(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a guard and a cascade found, of one exchange."""
+
+    judgements: tuple[JudgementRecord, ...] = ()
+    low_confidence: bool = False
+    """What was served was judged not good enough, and nothing better was to be had."""
+    ood: str = ""
+    """"true", "false", "unscored"; "" where no guard stands."""
+    assessment: AssessmentRecord | None = None
+
+
 class CallRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One verb `Call` and what came of it. Times are seconds since the exchange started; None: it did not come to that."""
 
@@ -46,6 +93,8 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     response_model: str | None = None
     cost: float | None = None
     currency: str | None = None
+    scores: ScoresRecord | None = None
+    """None where no evidence was asked for."""
 
 
 class Content(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -95,6 +144,8 @@ class ExchangeRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     content: Content | None = None
     truncated_by_client: bool = False
     """The client left before the answer was whole."""
+    findings: Findings | None = None
+    """None where neither a guard nor a cascade had its say."""
 
 
 # Worker -> controller

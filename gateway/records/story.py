@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.link.messages import CallRecord, Content, ExchangeRecord
+from gateway.link.messages import CallRecord, Content, ExchangeRecord, JudgementRecord, ScoresRecord
+from policies.plan import Judgement
 
 TEXT_CHARS_MAX = 2_000
 """Of the request and of the response that are shown."""
@@ -35,9 +36,19 @@ def to_json(record: ExchangeRecord) -> dict[str, Any]:
     plain = msgspec.structs.asdict(record)
     plain["segments"] = dict(record.segments)
     plain["calls"] = [
-        {**msgspec.structs.asdict(call), "attempts": [msgspec.structs.asdict(attempt) for attempt in call.attempts]}
+        {
+            **msgspec.structs.asdict(call),
+            "attempts": [msgspec.structs.asdict(attempt) for attempt in call.attempts],
+            "scores": None if call.scores is None else msgspec.structs.asdict(call.scores),
+        }
         for call in record.calls
     ]
+    if (found := record.findings) is not None:
+        plain["findings"] = {
+            **msgspec.structs.asdict(found),
+            "judgements": [msgspec.structs.asdict(judgement) for judgement in found.judgements],
+            "assessment": None if found.assessment is None else msgspec.structs.asdict(found.assessment),
+        }
     if record.content is not None:
         content = msgspec.structs.asdict(record.content)
         plain["content"] = {
@@ -73,6 +84,11 @@ def _asked(record: ExchangeRecord) -> Iterator[tuple[str, str]]:
     yield "route", f"{_shown(record.route) or 'none matched'}, by policy {record.policy_version}"
     if record.segments:
         yield "segments", ", ".join(f"{name}={_shown(value)}" for name, value in record.segments)
+    if record.findings is not None and record.findings.ood:
+        found = record.findings.assessment
+        score = f" (score {found.score:.4g})" if found is not None and found.score is not None else ""
+        words = {"true": "out of distribution", "false": "in distribution"}
+        yield "guard", words.get(record.findings.ood, "unscored: no text to score") + score
     yield "trace", f"{record.trace_id} ({'sampled' if record.trace_sampled else 'not sampled'})"
 
 
@@ -81,6 +97,7 @@ def _timeline(record: ExchangeRecord) -> list[str]:
     if not record.calls:
         return ["no backend was called"]
     scale = max([record.duration, *(call.ended for call in record.calls)]) or 1.0
+    judgements = record.findings.judgements if record.findings is not None else ()
     name_width = max(len(call.backend) for call in record.calls)
     lines = [f"calls, of {_seconds(scale)}   . waiting   - answering   = content   | commit"]
     for number, call in enumerate(record.calls, 1):
@@ -90,7 +107,8 @@ def _timeline(record: ExchangeRecord) -> list[str]:
         )
         indent = " " * (name_width + 5)
         lines += [f"{indent}{detail}" for detail in _details(call)]
-    return lines
+        lines += [f"{indent}{worded_judgement(judgement)}" for judgement in judgements if judgement.call == number - 1]
+    return lines + [f"  - {each.backend}: {worded_judgement(each)}" for each in judgements if each.call is None]
 
 
 def _bar(call: CallRecord, scale: float, committed: float | None) -> str:
@@ -126,6 +144,8 @@ def _details(call: CallRecord) -> Iterator[str]:
     ]
     if times:
         yield ", ".join(times)
+    if call.scores is not None:
+        yield _scored(call.scores)
     facts = []
     if call.input_tokens is not None or call.output_tokens is not None:
         facts.append(f"{_count(call.input_tokens)} tokens in, {_count(call.output_tokens)} out")
@@ -139,12 +159,47 @@ def _details(call: CallRecord) -> Iterator[str]:
         yield ", ".join(facts)
 
 
+def _scored(scores: ScoresRecord) -> str:
+    """What its reply was judged by."""
+    found = [
+        f"{name} {value:.4g}"
+        for name, value in (
+            ("mean_logprob", scores.mean_logprob),
+            ("min_logprob", scores.min_logprob),
+            ("margin", scores.margin),
+            ("entropy", scores.entropy),
+            ("energy", scores.energy),
+        )
+        if value is not None
+    ]
+    return f"scores of {scores.tokens} tokens ({scores.status}){': ' if found else ''}{', '.join(found)}"
+
+
+def worded_judgement(found: Judgement | JudgementRecord) -> str:
+    """Why a stage was accepted or deferred."""
+    verdict = "deferred" if found.deferred else "accepted"
+    if found.by == "error":
+        return "its failure goes to the next stage"
+    if found.by == "no_rule":
+        return "accepted: the stage has no defer_when"
+    if found.by in ("calibration_disabled", "audit"):
+        return f"passed over: {'its calibration is disabled' if found.by != 'audit' else 'an audit has disabled the cascade'}"
+    if found.by == "when_unscored":
+        return f"{verdict}: no score (evidence {found.status}), so when_unscored decides"
+    bound = "" if found.value is None or found.bound is None else f"{found.value:.4g} against {found.bound:.4g}"
+    if found.by == "defer_limit":
+        return f"not deferred although {bound or 'unscored'}: defer_limit is exceeded"
+    return f"{verdict}: {found.by} is {bound}"
+
+
 def _served(record: ExchangeRecord) -> Iterator[tuple[str, str]]:
     if record.backend:
         why = _REASONS.get(record.reason, record.reason)
         yield "served", f"by {record.backend} ({record.reason}: {why})" if record.reason else f"by {record.backend}"
     else:
         yield "served", "by nobody"
+    if record.findings is not None and record.findings.low_confidence:
+        yield "confidence", "low: it was judged not good enough, and nothing better was to be had"
     if record.error:
         yield "error", _shown(record.error)
     if record.truncated_by_client:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import final
 
+from msgspec.structs import replace
+
 from gateway.errors import ApiError
 from gateway.exchange.executor import Exchange
 from gateway.exchange.failure import RETRY_AFTER_S, retry_lines
@@ -106,6 +108,8 @@ class Acceptor:
                 raise ApiError(415, "invalid_request_error", "compressed request bodies are not accepted", param="content-encoding")
             body = decode(request.body, endpoint)
             known = features(exchange_id, request, body, key, live.snapshot.needs)
+            if live.stateful:
+                known = replace(known, routes=live.states(self._site.now()))
             decision = live.snapshot.decide(known)
             if type(decision) is NoRoute:  # isinstance asks a Struct's metaclass, five times as dearly
                 raise no_route(decision, body.model)

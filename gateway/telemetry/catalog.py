@@ -44,6 +44,28 @@ WORKER_METRICS = (
     ),
     Metric("headgate_overhead_seconds", "histogram", "Time of a request that no backend was busy with.", ("route",), OVERHEAD_SECONDS),
     Metric("headgate_hold_seconds", "histogram", "From the first byte of a reply to its commit.", ("route",), SECONDS),
+    Metric(
+        "headgate_ood_total", "counter", "Requests that a guard looked at: out of distribution true, false or unscored.", ("route", "ood")
+    ),
+    Metric(
+        "headgate_score_status_total",
+        "counter",
+        "Replies of cascade stages that were judged, by what their scores rested on: ok, partial, truncated or unavailable.",
+        ("route", "backend", "status"),
+    ),
+    Metric(
+        "headgate_deferrals_total",
+        "counter",
+        "Stages whose reply was not served, by the score that decided or what did in its place.",
+        ("route", "backend", "by"),
+    ),
+    Metric("headgate_defer_limited_total", "counter", "Replies that were not deferred because defer_limit was exceeded.", ("route",)),
+    Metric(
+        "headgate_hedges_total",
+        "counter",
+        "Second calls beside a slow one: sent, won, over_budget or no_replica.",
+        ("route", "result"),
+    ),
     Metric("headgate_upstream_calls_total", "counter", "Calls to a backend by result: ok, or the kind of error.", ("backend", "result")),
     Metric("headgate_upstream_call_duration_seconds", "histogram", "From sending a call to the end of its reply.", ("backend",), SECONDS),
     Metric(

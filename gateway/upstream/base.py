@@ -12,9 +12,18 @@ from policies.plan import CallError
 class Ask:
     """One call to a backend, ready to be sent to whichever replica is chosen."""
 
-    __slots__ = ("affinity", "body", "deadline", "headers", "path", "stream")
+    __slots__ = ("affinity", "avoid", "body", "deadline", "headers", "path", "stream")
 
-    def __init__(self, path: bytes, body: tuple[bytes, ...], headers: bytes, stream: bool, deadline: float, affinity: int = 0) -> None:
+    def __init__(
+        self,
+        path: bytes,
+        body: tuple[bytes, ...],
+        headers: bytes,
+        stream: bool,
+        deadline: float,
+        affinity: int = 0,
+        avoid: tuple[str, ...] = (),
+    ) -> None:
         self.path = path
         """`/v1/chat/completions`."""
         self.body = body
@@ -27,6 +36,8 @@ class Ask:
         """loop.time() after which the whole exchange is over."""
         self.affinity = affinity
         """Hash of the prompt's beginning, for `balance: prefix_hash`."""
+        self.avoid = avoid
+        """URLs of replicas that it goes to only where there is no other."""
 
 
 @final
@@ -81,6 +92,10 @@ class Upstream(Protocol):
 
     def call(self, ask: Ask, receiver: ReplyReceiver) -> UpstreamCall:
         """Start a call. Never raises; a failure arrives through `on_failure`, always after this has returned."""
+        ...
+
+    def has_other(self, avoid: tuple[str, ...]) -> bool:
+        """A replica that could be asked now is none of these."""
         ...
 
     def close(self) -> None:

@@ -87,6 +87,8 @@ class FakeUpstream:
         self.name = name
         self.calls: list[FakeCall] = []
         self.closed = False
+        self.others = True
+        """It has a replica that is at no call yet."""
 
     @property
     def last(self) -> FakeCall:
@@ -96,6 +98,9 @@ class FakeUpstream:
         call = FakeCall(ask, receiver)
         self.calls.append(call)
         return call
+
+    def has_other(self, avoid: tuple[str, ...]) -> bool:
+        return self.others
 
     def close(self) -> None:
         self.closed = True

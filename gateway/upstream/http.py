@@ -66,6 +66,8 @@ class HttpUpstream:
     def call(self, ask: Ask, receiver: ReplyReceiver) -> HttpCall:
         now = self._loop.time()
         call = HttpCall(self, ask, receiver, now)
+        if ask.avoid:
+            call.tried = self._replicas.named(ask.avoid)
         self._active.add(call)
         self._budget.called(now)
         entry = self._limit.enter(call)
@@ -78,6 +80,9 @@ class HttpUpstream:
             self._measures.queue_full.value += 1
             self._fail_soon(call, CallError("queue_full", f"{self._limit.waiting} calls are waiting already"))
         return call
+
+    def has_other(self, avoid: tuple[str, ...]) -> bool:
+        return self._replicas.has_other(self._replicas.named(avoid), self._loop.time())
 
     def close(self) -> None:
         self._closing = True

@@ -44,6 +44,9 @@ class Replicas:
     def has_other(self, tried: tuple[Replica, ...], now: float) -> bool:
         return any(replica not in tried and replica.usable(now) for replica in self._all)
 
+    def named(self, urls: tuple[str, ...]) -> tuple[Replica, ...]:
+        return tuple([replica for replica in self._all if replica.url in urls])
+
     def why_none(self) -> CallError:
         if any(replica.ready for replica in self._all):
             return CallError("breaker_open", "every ready replica has failed too often and is left alone for a while")

@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ async def gateway(
     *options: str,
     environment: dict[str, str] | None = None,
     check: bool = True,
-    files: dict[str, str] | None = None,
+    files: Mapping[str, str | bytes] | None = None,
     folder: str | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway on this policy text, on free ports, in a folder of its own with these files beside the policy; or in `folder`, where
@@ -203,7 +203,7 @@ async def gateway(
         path.write_text(policy)
         for name, text in (files or {}).items():
             Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
-            Path(folder, name).write_text(text)
+            Path(folder, name).write_bytes(text.encode() if isinstance(text, str) else text)
         argv = [sys.executable, "-m", "gateway.cli.main", "serve", str(path), "--port", "0", "--admin-port", "0", "--metrics-port", "0"]
         argv += ["--state-dir", f"{folder}/state", "--admin-key", ADMIN_KEY, *options]
         process = await asyncio.create_subprocess_exec(*argv, stderr=asyncio.subprocess.PIPE, env={**os.environ, **(environment or {})})

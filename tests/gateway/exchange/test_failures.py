@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.exchange.failure import retry_lines
-from policies.plan import HOLD_ALL, Answer, CallError, ErrorKind, Hold, Plan, call
+from policies.plan import HOLD_ALL, Answer, Call, CallError, ErrorKind, Hold, Plan, ask, call
 from tests.gateway.exchange.rig import CONNECT, DONE, JSON, SSE, WHOLE, Rig, event, failover, single
 
 # Failures before commit.
@@ -18,7 +18,7 @@ from tests.gateway.exchange.rig import CONNECT, DONE, JSON, SSE, WHOLE, Rig, eve
 def test_an_answer_whose_call_failed_since_it_was_judged() -> None:
     def plan() -> Plan:
         first = yield from call("small", Hold(tokens=1))
-        yield from call("big")
+        yield from ask(Call("big", keep=(0,)))
         return Answer(first)
 
     rig = Rig(plan())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.plan import HOLD_ALL, HOLD_NONE, Answer, Hold, Outcome, Plan, call
+from policies.plan import HOLD_ALL, HOLD_NONE, Answer, Call, Hold, Outcome, Plan, ask, call
 from tests.gateway.exchange.rig import DONE, JSON, SSE, USAGE, WHOLE, Rig, event, judged, single
 
 ROLE = b'data: {"id":"c-1","model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
@@ -105,17 +105,16 @@ def test_a_whole_reply_is_judged_whole_under_every_hold(hold: Hold) -> None:
     assert (rig.reply.status, rig.reply.body) == (200, WHOLE)
 
 
-def test_a_deferred_answer_is_never_seen_and_its_call_goes_on_until_another_is_the_answer() -> None:
+def test_a_deferred_answer_is_never_seen_and_its_call_is_cancelled_as_the_next_is_sent() -> None:
     rig = Rig(judged(Hold(tokens=2), lambda outcome: False))
     small = rig.call()
     small.head(200, SSE)
     small.body(event("bad") * 2)
-    assert not small.cancelled
+    assert small.cancelled
     big = rig.call("big")
     assert not rig.reply.started
     big.head(200, SSE)
     big.body(event("good"))
-    assert small.cancelled
     assert rig.reply.body == event("good")
     assert rig.reply.headers["x-headgate-backend"] == "big"
     assert rig.reply.headers["x-headgate-reason"] == "low_confidence"
@@ -127,7 +126,7 @@ def test_a_deferred_answer_is_never_seen_and_its_call_goes_on_until_another_is_t
 def test_what_was_held_can_still_be_served_after_a_second_call_failed() -> None:
     def plan() -> Plan:
         first = yield from call("small", Hold(tokens=2))
-        second = yield from call("big", Hold(tokens=2))
+        second = yield from ask(Call("big", Hold(tokens=2), keep=(0,)))
         return Answer(first if second.error else second, "low_confidence")
 
     rig = Rig(plan())
