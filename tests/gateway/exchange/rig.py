@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.exchange.executor import Exchange
 from gateway.exchange.measures import RouteMeasures
+from gateway.exchange.memory import RouteMemory
 from gateway.exchange.order import Order, Site
 from gateway.exchange.recording import ContentKeeper
 from gateway.exchange.snapshot import Target
@@ -127,6 +128,7 @@ class Rig:
         keep_alive_after: float | None = None,
         keep_content: bool = False,
         backends: tuple[str, ...] = ("small", "big"),
+        memory: RouteMemory | None = None,
         **body: Any,
     ) -> None:
         self.loop = FakeLoop()
@@ -155,7 +157,7 @@ class Rig:
             route="main",
             plan=plan,
             targets={backend.name: Target(backend, self.upstreams[backend.name]) for backend in policy.backends},  # type: ignore[arg-type]
-            measures=RouteMeasures("main", policy, self.counters),
+            measures=RouteMeasures("main", policy, self.counters, memory),
             policy_version="v-1",
             release=self._release,
             body=decode(raw, endpoint),
