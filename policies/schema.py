@@ -566,7 +566,7 @@ class DeferLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Checks a sample of a cascade's decisions off the request path."""
+    """Checks a sample of a cascade's decisions off the request path. Not supported yet: `headgate serve` refuses a policy that has it."""
 
     accepted_percent: Annotated[
         Percent,

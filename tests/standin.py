@@ -124,6 +124,47 @@ def speaks(text: str = "hello from here", *, usage: bool = True) -> Script:
     return script
 
 
+def entry(word: str, logprob: float, top: int) -> dict[str, Any]:
+    others = [{"token": f"{rank}", "logprob": logprob - 0.2 * rank, "bytes": None} for rank in range(top)]
+    return {"token": word, "logprob": logprob, "bytes": None, "top_logprobs": others}
+
+
+def scored(text: str, logprob: float, *, wait: asyncio.Event | None = None, after: int = 0) -> Script:
+    """A backend that gives log-probabilities to those who ask for them, each token's the same. With `wait` it stops after so many words
+    until the event is set."""
+
+    async def script(c: Conversation) -> None:
+        asked = c.asked.json
+        top = asked.get("top_logprobs") or 0
+        words = [f"{word} " for word in text.split(" ")]
+        entries = [entry(word, logprob, top) for word in words] if asked.get("logprobs") else None
+        if not asked.get("stream"):
+            answer = completion("".join(words), asked["model"])
+            if entries is not None:
+                answer["choices"][0]["logprobs"] = {"content": entries}
+            await c.json(answer)
+            return
+        await c.start_stream()
+        await c.event(chunk("", role=True, model=asked["model"]))
+        for place, word in enumerate(words):
+            if wait is not None and place == after:
+                left = asyncio.create_task(c.until_closed())
+                done = asyncio.create_task(wait.wait())
+                await asyncio.wait([left, done], return_when=asyncio.FIRST_COMPLETED)
+                if left.done():
+                    done.cancel()
+                    return
+                left.cancel()
+            event = chunk(word, model=asked["model"])
+            if entries is not None:
+                event["choices"][0]["logprobs"] = {"content": [entries[place]]}
+            await c.event(event)
+        await c.event(chunk("", "stop", model=asked["model"]))
+        await c.end_stream()
+
+    return script
+
+
 def fails(status: int, message: str = "boom", headers: str = "", *, param: str | None = None, code: str | None = None) -> Script:
     async def script(c: Conversation) -> None:
         await c.json({"error": {"message": message, "type": "x", "param": param, "code": code}}, status, headers)

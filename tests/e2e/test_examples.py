@@ -8,15 +8,17 @@ import re
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.e2e.gateway import chat, gateway, said
-from tests.standin import Standin, speaks, standin
+from tests.standin import Standin, scored, speaks, standin
 
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
 ASK = {
     "one-vllm": [("my-model", "", "my-model")],
     "ollama-laptop": [("chat", "", "llama"), ("gpt-4o-mini", "", "llama")],
+    "cascade": [("support", "", "support-ft")],
     "failover": [("support", "", "support-ft"), ("llama-70b", "", "big")],
     "multi-tenant-lora": [("assistant", "acme-prod", "acme"), ("assistant", "globex-prod", "globex")],
 }
@@ -60,9 +62,24 @@ async def test_an_example_serves_what_its_readme_says(name: str) -> None:
         assert [alert for alert in (await running.ask_admin("/alerts"))["alerts"] if alert["state"] == "firing"] == []
         if name == "failover":
             await fail_over(running.client(), backends)
+        if name == "cascade":
+            await defer(running.client(), backends)
         if name == "multi-tenant-lora":
             async with running.client() as client:
                 assert (await client.post("/v1/chat/completions", json=chat("assistant"))).status_code == 401
+
+
+async def defer(client: httpx.AsyncClient, backends: dict[str, Standin]) -> None:
+    """The fine-tuned model is not sure: the big one answers, streamed or not."""
+    *small, big = [backends[address] for address in sorted(backends)]
+    for each in small:
+        each.script = scored("well I do not know", -2.0)
+    async with client:
+        for stream in (False, True):
+            answer = await client.post("/v1/chat/completions", json=chat("support", stream=stream))
+            assert (answer.headers["x-headgate-backend"], answer.headers["x-headgate-reason"]) == ("big", "low_confidence")
+            assert b"know" not in answer.content
+    assert big.asked[-1].headers["authorization"] == "Bearer a-key-for-big"
 
 
 async def fail_over(client: object, backends: dict[str, Standin]) -> None:
