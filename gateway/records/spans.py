@@ -55,7 +55,7 @@ def spans_of(record: ExchangeRecord, resource: Resource) -> list[ReadableSpan]:
             parent,
             resource,
             _server_attributes(record, path),
-            _commit(record),
+            _server_events(record),
             kind=SpanKind.SERVER,
             status=Status(StatusCode.ERROR) if record.code >= 500 else Status(),
             start_time=_ns(record, 0.0),
@@ -63,7 +63,7 @@ def spans_of(record: ExchangeRecord, resource: Resource) -> list[ReadableSpan]:
             instrumentation_scope=_SCOPE,
         )
     ]
-    for call in record.calls:
+    for number, call in enumerate(record.calls):
         failed = call.result not in ("ok", "cancelled")
         spans.append(
             ReadableSpan(
@@ -72,7 +72,7 @@ def spans_of(record: ExchangeRecord, resource: Resource) -> list[ReadableSpan]:
                 server,
                 resource,
                 _call_attributes(record, call),
-                _call_events(record, call),
+                _call_events(record, number, call),
                 kind=SpanKind.CLIENT,
                 status=Status(StatusCode.ERROR, call.result) if failed else Status(),
                 start_time=_ns(record, call.started),
@@ -152,17 +152,26 @@ def address(call: CallRecord) -> tuple[str | None, int | None]:
         return None, None
 
 
-def _commit(record: ExchangeRecord) -> tuple[Event, ...]:
-    if record.committed is None:
-        return ()
-    return (Event("commit", {"headgate.backend": record.backend}, _ns(record, record.committed)),)
+def _server_events(record: ExchangeRecord) -> tuple[Event, ...]:
+    events: list[Event] = []
+    if record.findings is not None and record.findings.ood:
+        events.append(Event("assess", {"headgate.ood": record.findings.ood}, _ns(record, 0.0)))
+    if record.committed is not None:
+        events.append(Event("commit", {"headgate.backend": record.backend}, _ns(record, record.committed)))
+    return tuple(events)
 
 
-def _call_events(record: ExchangeRecord, call: CallRecord) -> tuple[Event, ...]:
+def _call_events(record: ExchangeRecord, number: int, call: CallRecord) -> tuple[Event, ...]:
     events = [
         Event("retry", {"headgate.replica": attempt.replica, conventions.ERROR_TYPE: attempt.result}, _ns(record, attempt.ended))
         for attempt in call.attempts[:-1]
     ]
     if call.held is not None:
         events.append(Event("hold", None, _ns(record, call.held)))
+        judgements = record.findings.judgements if record.findings is not None else ()
+        events += [
+            Event("defer", {"headgate.by": judgement.by}, _ns(record, call.held))
+            for judgement in judgements
+            if judgement.call == number and judgement.deferred
+        ]
     return tuple(events)

@@ -29,11 +29,18 @@ class World:
         self.views: list[ProbeView] = []
         self.dropped = 0.0
         self.restarts: dict[str, int] = {"worker": 7}
+        self.limited: dict[tuple[str, ...], float] = {("support",): 3.0}
         self.now = 0.0
         self.told: list[tuple[str, str, str]] = []
         rig = self.rig
         self.sources = Sources(
-            rig.reloader, rig.fleet, lambda: self.views, dropped=lambda: self.dropped, restarts=lambda: self.restarts, workers=1
+            rig.reloader,
+            rig.fleet,
+            lambda: self.views,
+            dropped=lambda: self.dropped,
+            restarts=lambda: self.restarts,
+            workers=1,
+            limited=lambda: self.limited,
         )
         self.desk = AlertDesk(self.sources.conditions, self._tell, now=lambda: self.now)
 
@@ -69,6 +76,14 @@ async def test_a_wrong_file_fires_until_it_is_mended(world: World) -> None:
     world.rig.write(policy_text("v1"))
     await world.rig.reloader.reload()
     assert world.look(1) == [("policy_rejected", "", "resolved")]
+
+
+async def test_a_route_that_would_defer_more_than_it_may_fires_until_it_has_not_for_a_while(world: World) -> None:
+    assert world.look() == []
+    world.limited = {("support",): 5.0, ("chat",): 1.0}
+    assert world.look(1) == [("defer_limit", "support", "firing"), ("defer_limit", "chat", "firing")]
+    assert world.look(299) == []
+    assert world.look(2) == [("defer_limit", "support", "resolved"), ("defer_limit", "chat", "resolved")]
 
 
 async def test_a_replica_must_be_unready_for_a_while(world: World) -> None:

@@ -6,7 +6,16 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.link.messages import AttemptRecord, CallRecord, Content, ExchangeRecord
+from gateway.link.messages import (
+    AssessmentRecord,
+    AttemptRecord,
+    CallRecord,
+    Content,
+    ExchangeRecord,
+    Findings,
+    JudgementRecord,
+    ScoresRecord,
+)
 
 CALL = CallRecord(
     backend="small",
@@ -72,3 +81,20 @@ def record(number: int = 1, **changes: Any) -> ExchangeRecord:
 
 def content(request: bytes, response: bytes = b"", *, truncated: bool = False) -> Content:
     return Content(request, response, truncated)
+
+
+DEFERRED = replace(
+    RECORD,
+    reason="low_confidence",
+    backend="big",
+    calls=(
+        replace(CALL, result="cancelled", scores=ScoresRecord("ok", 24, -0.8, -3.5, (-2.0, -1.0, -0.5), entropy=0.75)),
+        replace(FAILED, result="ok", message=""),
+    ),
+    findings=Findings(
+        (JudgementRecord("tiny", True, "audit"), JudgementRecord("small", True, "mean_logprob", 0, -0.8, -0.35, "ok")),
+        ood="false",
+        assessment=AssessmentRecord("ok", 1.25, -7.5),
+    ),
+)
+"""A cascade at work: a guard let it pass, one stage was not asked, the next one deferred."""

@@ -19,7 +19,7 @@ from gateway.telemetry import tracing
 from gateway.telemetry.metrics import Exposition
 from gateway.telemetry.tracing import SpanQueue
 from tests.collector import Collector, collecting
-from tests.gateway.records.examples import CALL, FAILED, RECORD, content, record
+from tests.gateway.records.examples import CALL, DEFERRED, FAILED, RECORD, content, record
 
 
 @pytest.fixture
@@ -79,6 +79,19 @@ def test_times_are_the_records(receiver: Collector, queue: SpanQueue, exposition
     assert [(event.name, since_start(event.time_unix_nano)) for event in server.events] == [("commit", RECORD.committed)]
     assert [(event.name, since_start(event.time_unix_nano)) for event in served.events] == [("retry", 0.002), ("hold", CALL.held)]
     assert attributes(served.events[0]) == {"headgate.replica": "http://vllm-a:8000", "error.type": "connect"}
+
+
+def test_a_guard_and_a_deferral_are_events(receiver: Collector, queue: SpanQueue, exposition: Exposition) -> None:
+    Spans(queue, exposition).take([DEFERRED])
+    queue.flush()
+    server, small, big = receiver.spans
+    assert [(event.name, attributes(event)) for event in server.events] == [
+        ("assess", {"headgate.ood": "false"}),
+        ("commit", {"headgate.backend": "big"}),
+    ]
+    assert [event.name for event in small.events] == ["retry", "hold", "defer"]
+    assert attributes(small.events[-1]) == {"headgate.by": "mean_logprob"}
+    assert [event.name for event in big.events] == []
 
 
 def test_attributes_follow_the_conventions(receiver: Collector, queue: SpanQueue, exposition: Exposition) -> None:

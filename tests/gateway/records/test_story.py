@@ -6,8 +6,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from gateway.cli.explain import from_json
 from gateway.records.story import BAR, FIELD_CHARS_MAX, story, to_json
-from tests.gateway.records.examples import CALL, FAILED, RECORD, content, record
+from tests.gateway.records.examples import CALL, DEFERRED, FAILED, RECORD, content, record
 
 STORY = """\
 exchange ex-1  2026-05-28 20:26:40 UTC  200 in 1.50 s
@@ -38,6 +39,25 @@ cost         0.00031 USD"""
 
 def test_the_story_of_a_failover() -> None:
     assert "\n".join(story(RECORD)) == STORY
+
+
+def test_the_story_of_a_cascade_says_why() -> None:
+    text = "\n".join(story(DEFERRED))
+    for line in (
+        "guard       in distribution (score 1.25)",
+        "scores of 24 tokens (ok): mean_logprob -0.8, min_logprob -3.5, entropy 0.75",
+        "deferred: mean_logprob is -0.8 against -0.35",
+        "  - tiny: passed over: an audit has disabled the cascade",
+        "by big (low_confidence: the answers before it were not sure enough)",
+    ):
+        assert line in text
+    held = replace(DEFERRED, findings=replace(DEFERRED.findings, low_confidence=True))  # type: ignore[type-var]
+    assert "low: it was judged not good enough" in "\n".join(story(held))
+
+
+def test_a_record_comes_back_from_its_json_as_it_was() -> None:
+    for each in (RECORD, DEFERRED):
+        assert from_json(json.loads(json.dumps(to_json(each)))) == each
 
 
 def test_an_exchange_that_called_nobody() -> None:
