@@ -46,7 +46,7 @@ class Fault(msgspec.Struct, frozen=True):
     may_lose: bool = False
     """Clients of a process that is killed lose their connection."""
     may_turn_away: bool = False
-    """A request that comes as the gateway ends may find its connection closed: not a byte comes back, and no backend is asked."""
+    """A request may find that its connection was closed: not a byte comes back, and no backend is asked."""
     may_miss_records: bool = False
     """Not every exchange can be on record; what was acknowledged is."""
     prepare: Callable[[Path, Setup], contextlib.AbstractContextManager[Setup]] | None = None
@@ -222,9 +222,8 @@ FAULTS = (
         Setup(),
         kill_supervisor,
         injections=3,
-        may_turn_away=True,
     ),
-    Fault("sigterm", "SIGTERM under load, then a new gateway on its state", Setup(workers=2), terminate, injections=3, may_turn_away=True),
+    Fault("sigterm", "SIGTERM under load, then a new gateway on its state", Setup(workers=2), terminate, injections=3),
     Fault(
         "names",
         "host names stop resolving for 0.1-0.5 s; every call needs a new connection",
