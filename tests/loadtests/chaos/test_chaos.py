@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from loadtests.chaos import __main__ as command
-from loadtests.chaos.faults import Fault, kill_backend
-from loadtests.chaos.site import Setup
-from loadtests.chaos.trial import Outcome, trial
+from loadtests.chaos.clients import Seen
+from loadtests.chaos.faults import BY_NAME, CROSSED, Fault, kill_backend
+from loadtests.chaos.site import Generations, Setup
+from loadtests.chaos.trial import Outcome, _reckon, trial
 
 
 async def test_every_promise_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,3 +47,13 @@ def test_the_command_tells_what_was_injected_and_seen(
     assert "4321 injected: truncate by a backend" in told.err
     assert "7 error: 502 backend_error" in told.err
     assert ("BROKEN: 3 answers silent" in told.err) == bool(broken)
+
+
+@pytest.mark.parametrize(("name", "allowed"), [("sigterm", 3 * CROSSED), ("reset", 0)])
+def test_so_many_may_be_turned_away_and_no_more(name: str, allowed: int) -> None:
+    nothing = Generations(frozenset(), 0, 0, 0, 0)
+    for count in (allowed, allowed + 1):
+        outcome = Outcome(name)
+        _reckon(outcome, BY_NAME[name], [Seen(str(number), False) for number in range(count)], nothing, 0, 0, 3)
+        assert outcome.counts["turned_away"] == count
+        assert bool(outcome.broken) == (count > allowed)
