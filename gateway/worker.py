@@ -39,6 +39,7 @@ from gateway.upstream.http import HttpUpstream
 from gateway.upstream.kinds import replica_urls
 from gateway.wire import tls
 from gateway.wire.base import ClientLimits, ServerLimits
+from gateway.wire.listening import Listening, listen
 from gateway.wire.pool import Pool
 from gateway.wire.server import Server
 from gateway.wire.ticker import Ticker
@@ -49,7 +50,7 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 LAST_ORDERS_S = 0.1
-"""Between being told to stop and closing what is idle: a request that a client has sent by then is read and answered, and not reset."""
+"""Between being told to stop and taking no more connections: who has just been told to leave its own may open another."""
 LAST_WORDS_S = 1.0
 """What clients that are slow to read are given to learn that their answer is cut off."""
 FLUSH_ON_EXIT_S = 5.0
@@ -112,9 +113,9 @@ class Worker:
         self.link.start()
         self._loop.call_later(LAG_PERIOD_S, self._measure_lag, self._loop.time() + LAG_PERIOD_S)
         await self._waited.wait()
-        listening: asyncio.Server | None = None
+        listening: Listening | None = None
         if not self._stopping.is_set():
-            listening = await self._loop.create_server(self.server.factory, sock=self._listener, ssl=context, backlog=BACKLOG)
+            listening = await listen(self.server, self._listener, ssl=context, backlog=BACKLOG)
             self._report_ready()
         await self._stopping.wait()
         await self._drain(listening)
@@ -141,12 +142,12 @@ class Worker:
             with contextlib.suppress(OSError):
                 self._supervisor.send(b'{"ready": true}\n')
 
-    async def _drain(self, listening: asyncio.Server | None) -> None:
+    async def _drain(self, listening: Listening | None) -> None:
         """Take no new connection, answer what was asked, hand over every record."""
         self._draining = self.server.draining = True
         await asyncio.sleep(LAST_ORDERS_S)
         if listening is not None:
-            listening.close()
+            await listening.close()
         live = self.snapshots.current
         drain_s = live.snapshot.policy.server.drain if live is not None else 0.0
         log.info("draining", extra={"in_flight": len(self.in_flight), "drain_s": drain_s})

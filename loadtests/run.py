@@ -28,6 +28,8 @@ from loadtests.scenarios import BY_NAME, DEFAULT, EVENTS, INTERVAL_MS, SCENARIOS
 from loadtests.subjects import LOAD_CORE, Subject, start
 
 SUBJECTS = ("headgate", *PACKAGES)
+WARM = ("request-32", "stream-32")
+WARM_S = 0.5
 ROUNDS_MAX = 100
 SECONDS_MAX = 600.0
 
@@ -67,8 +69,8 @@ def run(names: list[str], scenarios: list[Scenario], args: argparse.Namespace) -
                 results.skipped[name] = str(error)
                 print(f"skipped: {name}: {error}", file=sys.stderr, flush=True)
         for subject in subjects:
-            for each in (BY_NAME["request-32"], BY_NAME["stream-32"]):  # warm
-                measure(subject, each, mock, seconds=0.5, patience=args.patience)
+            for each in WARM:
+                measure(subject, BY_NAME[each], mock, seconds=WARM_S, patience=args.patience)
                 wait_until_quiet(subject, mock)
         for number in range(args.rounds):
             for scenario in scenarios:

@@ -30,6 +30,8 @@ from policies.plan import Endpoint, Evidence
 FIELDS_MAX = 256
 """Top-level fields of a body."""
 MODEL_CHARS_MAX = 256
+STREAM_OPTIONS_BYTES_MAX = 1024
+"""They are decoded again later, from further down the stack: so short, they cannot be nested too deeply for that."""
 RESPONSES_LOGPROBS = "message.output_text.logprobs"
 """How `/v1/responses` is asked for them, in `include`."""
 
@@ -110,7 +112,10 @@ class Body:
     def asks_logprobs(self) -> bool:
         """The answer is to have log-probabilities of its tokens."""
         if self.endpoint == "responses" and "include" in self._fields:
-            included = msgspec.json.decode(self._fields["include"])
+            try:
+                included = msgspec.json.decode(self._fields["include"])
+            except (msgspec.DecodeError, RecursionError):
+                included = None  # the backend will refuse it
             if isinstance(included, list) and RESPONSES_LOGPROBS in included:
                 return True
         return self.logprobs or bool(self.top_logprobs)
@@ -192,7 +197,7 @@ class Body:
     def _typed(self, name: str, decoder: msgspec.json.Decoder[Any], expected: str) -> Any:
         try:
             return decoder.decode(self._fields[name])
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             raise _bad(f"'{name}' must be {expected}.", name) from None
 
     def _read_model(self) -> None:
@@ -210,6 +215,8 @@ class Body:
                 raise _bad("'n' must be at least 1.", "n")
             self.choices = n or 1
         if "stream_options" in fields:
+            if len(fields["stream_options"]) > STREAM_OPTIONS_BYTES_MAX:
+                raise _bad(f"'stream_options' has more than {STREAM_OPTIONS_BYTES_MAX} bytes.", "stream_options")
             options = self._typed("stream_options", STREAM_OPTIONS, "an object whose include_usage is a boolean")
             self.include_usage = options is not None and bool(options.include_usage)
         if self.endpoint == "completions":

@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.errors import StoreError
 from gateway.link.messages import ExchangeRecord
+from gateway.records.age import AgeClock
 from gateway.records.preparation import Preparation
 from gateway.records.store import RecordStore, rough_bytes
 from gateway.tasks import TaskGroup
@@ -47,7 +48,8 @@ class _Batch(msgspec.Struct):
 
 
 class Consumer:
-    """The way of a record in the controller. `policy` gives `records` of the policy in force."""
+    """The way of a record in the controller. `policy` gives `records` of the policy in force; `clock`, the time by which they age, is
+    an `AgeClock` unless a test has its own."""
 
     def __init__(
         self,
@@ -57,13 +59,13 @@ class Consumer:
         policy: Callable[[], Records],
         *,
         prune_every_s: float = PRUNE_EVERY_S,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._store = store
         self._sinks = tuple(sinks)
         self._policy = policy
         self._prune_every_s = prune_every_s
-        self._clock = clock
+        self._clock = clock or AgeClock(exposition.counter("headgate_records_clock_jumps_total")).now
         self._preparation = Preparation()
         self._queue: deque[_Batch] = deque()
         self._waiting = 0
@@ -193,7 +195,7 @@ class Consumer:
 
     def _failed(self, operation: str, error: StoreError) -> None:
         self._exposition.counter("headgate_records_store_errors_total", operation).inc()
-        now = self._clock()
+        now = time.monotonic()
         if now - self._logged_at >= LOG_EVERY_S:
             self._logged_at = now
             log.error("the record store failed", extra={"operation": operation, "error": str(error)})

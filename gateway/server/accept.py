@@ -74,7 +74,7 @@ class Acceptor:
                 self._answer_other(request, reply, live, request_id)
                 return
             if request.method != b"POST":
-                raise ApiError(405, "invalid_request_error", f"{request.path.decode('latin-1')} takes POST", headers=b"allow: POST\r\n")
+                raise not_taken(request.path, "POST")
             if live is None:
                 raise starting()
             key = authenticate(request, live)
@@ -194,7 +194,7 @@ class Acceptor:
                 return
         if path == MODELS or path.startswith(MODELS + b"/"):
             if request.method not in (b"GET", b"HEAD"):
-                raise ApiError(405, "invalid_request_error", f"{path.decode('latin-1')} takes GET", headers=b"allow: GET, HEAD\r\n")
+                raise not_taken(path, "GET, HEAD")
             if live is None:
                 raise starting()
             names = live.snapshot.models(authenticate(request, live))
@@ -202,6 +202,14 @@ class Acceptor:
             reply.send(200, line + b"content-type: application/json\r\n", answer)
             return
         raise not_there(path, KNOWN_PATHS)
+
+
+def not_taken(path: bytes, methods: str) -> ApiError:
+    """Another method than the path takes: no exchange was asked for (docs/adr/0009)."""
+    message = f"{path.decode('latin-1')} takes {methods.split(',')[0]}"
+    problem = ApiError(405, "invalid_request_error", message, headers=f"allow: {methods}\r\n".encode())
+    problem.of_exchange = False
+    return problem
 
 
 def starting() -> ApiError:
@@ -273,7 +281,7 @@ def refuse(reply: Reply, problem: ApiError, exchange_id: str, request_id: str, v
     """Answer with an OpenAI-shaped error; the length of its body. `version`: of the policy in force, "" before there is one."""
     body = error_body(problem.status, problem.kind, problem.message, problem.param, problem.code)
     lines = f"content-type: application/json\r\nx-request-id: {request_id}\r\n"
-    if problem.of_exchange and problem.status != 405:  # docs/adr/0009: a GET asks for no exchange
+    if problem.of_exchange:
         lines += f"x-headgate-exchange-id: {exchange_id}\r\n"
     if version:
         lines += f"x-headgate-policy-version: {version}\r\n"

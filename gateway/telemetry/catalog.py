@@ -113,6 +113,7 @@ CONTROLLER_METRICS = (
     Metric("headgate_worker_restarts_total", "counter", "Processes that the supervisor had to start again.", ("process",)),
     Metric("headgate_records_stored_total", "counter", "Records written to the store."),
     Metric("headgate_records_deleted_total", "counter", "Records deleted by age or size.", ("why",)),
+    Metric("headgate_records_clock_jumps_total", "counter", "Jumps ahead of the wall clock that records were not aged by."),
     Metric("headgate_records_store_errors_total", "counter", "What the record store could not do, by operation.", ("operation",)),
     Metric("headgate_records_content_dropped_total", "counter", "Requests or answers not stored because redaction failed.", ("why",)),
     Metric("headgate_records_store_bytes", "gauge", "Size of the record store."),

@@ -27,6 +27,9 @@ class ServerLimits(msgspec.Struct, frozen=True):
     body_timeout_s: float = 60.0
     """Without a byte of the body for so long."""
     idle_timeout_s: float = 75.0
+    parting_timeout_s: float = 1.0
+    """How long an idle connection stays open while the server drains: its client has not been told that it will be closed, and may just
+    be asking."""
     write_timeout_s: float = 60.0
     """A client that takes nothing for so long is dropped."""
     linger_timeout_s: float = 5.0

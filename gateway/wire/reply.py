@@ -122,6 +122,7 @@ class ConnectionReply:
         server = connection.server
         persistence = b""
         if not self._keep_alive or server.draining:
+            self._keep_alive = False
             persistence = b"connection: close\r\n"
         elif self._http10:
             persistence = b"connection: keep-alive\r\n"

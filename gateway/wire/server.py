@@ -69,8 +69,9 @@ class Server:
         return len(self._connections)
 
     def drain(self) -> asyncio.Future[None]:
-        """Let every client finish: idle connections close now, busy ones answer with `connection: close`. The future is done
-        when none is open; whoever does not want to wait that long calls `close`. Stop listening first."""
+        """Let every client finish: requests are answered with `connection: close`, and a connection that stays idle closes after
+        `parting_timeout_s`. The future is done when none is open; whoever does not want to wait that long calls `close`. Stop
+        listening first."""
         if self._drained is None:
             self.draining = True
             self._drained = self.loop.create_future()

@@ -68,12 +68,11 @@ class ServerConnection:
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self._reader = RequestReader(self.server.limits, peer[0] if isinstance(peer, tuple) else "")
-        limits = self.server.limits
         if not self.server.opened(self):
             self._write_fault(Fault(503, "Too many connections."))
             self._finish()
         else:
-            self.deadline = self.server.ticker.now + (limits.head_timeout_s if self.server.draining else limits.idle_timeout_s)
+            self.deadline = self._idle_until()
 
     def data_received(self, data: bytes) -> None:
         if self._busy:
@@ -126,14 +125,14 @@ class ServerConnection:
         self._reply = None
         if self._writing_paused:
             self._taken = self._bytes_taken()
-        if not keep_alive or server.draining:
+        if not keep_alive:
             self._finish()
         elif self._kept or reader.ready or reader.begun or reader.fault or self._writing_paused:
             # Not from here: this may be deep in an upstream's read.
             server.loop.call_soon(self._go_on)
         else:
             self._busy = False
-            self.deadline = server.ticker.now + server.limits.idle_timeout_s
+            self.deadline = self._idle_until()
 
     def abort(self) -> None:
         """Cut the connection off; a reply under way is over, and its observer is not told, since it was it that asked."""
@@ -147,9 +146,9 @@ class ServerConnection:
     # What the server calls
 
     def drain(self) -> None:
-        """Close if no request is under way; one that is gets its answer first."""
+        """Close soon if no request comes; one that is under way, or that does come, is answered with `connection: close`."""
         if not self._busy and not self._reader.begun:
-            self._finish()
+            self.deadline = min(self.deadline, self._idle_until())
 
     def overdue(self, now: float) -> None:
         """`deadline` has passed."""
@@ -184,7 +183,13 @@ class ServerConnection:
         elif reader.begun:
             self.deadline = reader.started + limits.head_timeout_s
         else:
-            self.deadline = now + limits.idle_timeout_s
+            self.deadline = self._idle_until()
+
+    def _idle_until(self) -> float:
+        """How long to wait for the next request. While the server drains, a while too: an answer that promised to keep the connection, or
+        none at all, may have crossed with a request, and closing now would reset it (RFC 9112 section 9.6)."""
+        server = self.server
+        return server.ticker.now + (server.limits.parting_timeout_s if server.draining else server.limits.idle_timeout_s)
 
     def _keep(self, data: bytes) -> None:
         if self._over:
@@ -209,8 +214,6 @@ class ServerConnection:
             self._transport.resume_reading()
         if reader.ready or reader.fault:
             self._serve()
-        elif self.server.draining and not reader.begun:
-            self._finish()
         else:
             self._busy = False
             reader.started = self.server.now()  # what there is of the next request could not be answered before

@@ -22,6 +22,10 @@ from loadtests.chaos.site import Setup, Site
 Inject: TypeAlias = Callable[[Site, random.Random], Awaitable[str]]
 """Does it once, and says what it did."""
 TMPFS = "12m"
+CROWD = 24
+"""All clients at once."""
+CROSSED = 1
+"""Who connects at the very moment when the listening socket ends, with a handshake still under way, cannot be taken in."""
 AHEAD_S = 33.0
 """The controller prunes its records every 30 s."""
 CLOCK_STEPS_S = (3600.0, -3600.0, 86_400.0 * 400, -86_400.0 * 400, 0.5, -0.5, 0.0)
@@ -45,8 +49,8 @@ class Fault(msgspec.Struct, frozen=True):
     """Between two injections."""
     may_lose: bool = False
     """Clients of a process that is killed lose their connection."""
-    may_turn_away: bool = False
-    """A request that comes as the gateway ends may find its connection closed: not a byte comes back, and no backend is asked."""
+    may_turn_away: int = 0
+    """So many requests for each injection may find that their connection was closed: not a byte comes back, and no backend is asked."""
     may_miss_records: bool = False
     """Not every exchange can be on record; what was acknowledged is."""
     prepare: Callable[[Path, Setup], contextlib.AbstractContextManager[Setup]] | None = None
@@ -212,7 +216,7 @@ FAULTS = (
         Setup(workers=2),
         killing("worker"),
         may_lose=True,
-        may_turn_away=True,
+        may_turn_away=CROWD,
         may_miss_records=True,
     ),
     Fault("kill-controller", "kill -9 of the controller", Setup(), killing("controller"), injections=4, pause_s=(0.3, 0.8)),
@@ -222,9 +226,11 @@ FAULTS = (
         Setup(),
         kill_supervisor,
         injections=3,
-        may_turn_away=True,
+        may_turn_away=CROSSED,
     ),
-    Fault("sigterm", "SIGTERM under load, then a new gateway on its state", Setup(workers=2), terminate, injections=3, may_turn_away=True),
+    Fault(
+        "sigterm", "SIGTERM under load, then a new gateway on its state", Setup(workers=2), terminate, injections=3, may_turn_away=CROSSED
+    ),
     Fault(
         "names",
         "host names stop resolving for 0.1-0.5 s; every call needs a new connection",

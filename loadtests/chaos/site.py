@@ -182,8 +182,7 @@ async def site(folder: Path, setup: Setup, seed: int) -> AsyncIterator[Site]:
     made = Site(folder, setup, seed)
     made.journal.touch()
     try:
-        for backend in made.backends:
-            await backend.start()
+        await asyncio.gather(*(backend.start() for backend in made.backends))
         await made.start_gateway()
         yield made
     finally:

@@ -66,7 +66,7 @@ async def trial(fault: Fault, *, seed: int, exchanges: int, clients: int) -> Out
         journal = read_journal(running.journal)
         acknowledged = running.acknowledged - stored(running.state)
     outcome.seconds = time.monotonic() - begun
-    _reckon(outcome, fault, seen, journal, missing, len(acknowledged))
+    _reckon(outcome, fault, seen, journal, missing, len(acknowledged), len(told))
     if fault.may_miss_records and not fault.may_lose and missing != dropped:
         outcome.broken.append(f"{missing} exchanges not on record, but {dropped} counted as dropped")
     outcome.injected.update(told)
@@ -136,7 +136,7 @@ async def counted_as_dropped(running: Site) -> int:
     return int(await running.gateway.count("headgate_records_dropped_total"))
 
 
-def _reckon(outcome: Outcome, fault: Fault, seen: list[Seen], journal: Generations, missing: int, forgotten: int) -> None:
+def _reckon(outcome: Outcome, fault: Fault, seen: list[Seen], journal: Generations, missing: int, forgotten: int, injections: int) -> None:
     """Count, and name every promise that was broken."""
     counts = outcome.counts
     counts.update(dict.fromkeys(KINDS, 0))
@@ -156,7 +156,7 @@ def _reckon(outcome: Outcome, fault: Fault, seen: list[Seen], journal: Generatio
             outcome.broken.append(f"{counts[name]} answers {name}")
     if counts["lost"] and not fault.may_lose:
         outcome.broken.append(f"{counts['lost']} connections lost")
-    if counts["turned_away"] and not fault.may_turn_away:
+    if counts["turned_away"] > fault.may_turn_away * injections:
         outcome.broken.append(f"{counts['turned_away']} requests turned away without a word")
     if journal.doubled:
         outcome.broken.append(f"{journal.doubled} requests generated twice")

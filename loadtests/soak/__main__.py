@@ -5,7 +5,8 @@ descriptors and asyncio tasks of worker and controller before and after, at rest
 record, exactly once. slow: readers and writers that take their time, by the hundred, beside quick ones. open: 5,000 streams on one
 worker. overload: many more ask than there is room for.
 
-Below 5 minutes crowds are smaller in proportion and memory is reported without a verdict. Exit code 1 where something is broken.
+Below 5 minutes crowds are smaller in proportion, slow readers have shorter streams, and memory is reported without a verdict. Exit
+code 1 where something is broken.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import resource
 import sys
 from typing import Any
 
+from loadtests.scenarios import EVENTS
 from loadtests.soak import crowds, steady
 
 WHOLE_MINUTES = 5.0
@@ -32,11 +34,11 @@ async def run(stages: list[str], minutes: float, seed: int) -> dict[str, Any]:
         if stage == "steady":
             found[stage] = await steady.steady(minutes, seed)
         elif stage == "slow":
-            found[stage] = await crowds.slow_ones(max(20, int(200 * part)), max(1.0, 10 * part))
+            found[stage] = await crowds.slow_ones(max(20, int(200 * part)), max(0.5, 10 * part), EVENTS if part == 1.0 else EVENTS // 4)
         elif stage == "open":
-            found[stage] = await crowds.open_streams(max(200, int(5_000 * part)))
+            found[stage] = await crowds.open_streams(max(100, int(5_000 * part)))
         else:
-            found[stage] = await crowds.overload(max(60, int(200 * part)), max(1.0, 10 * part), seed)
+            found[stage] = await crowds.overload(max(60, int(200 * part)), max(0.6, 10 * part), seed)
         print(f"{stage}: {json.dumps(found[stage])}", file=sys.stderr, flush=True)
     return found
 

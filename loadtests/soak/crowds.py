@@ -140,9 +140,9 @@ async def open_streams(count: int) -> dict[str, Any]:
     }
 
 
-async def slow_ones(count: int, seconds: float) -> dict[str, Any]:
-    """`count` clients that read slowly and as many that write slowly, beside quick ones: how much slower are those?"""
-    async with mocks(1) as ports, before_mocks(ports) as running:
+async def slow_ones(count: int, seconds: float, events: int = EVENTS) -> dict[str, Any]:
+    """`count` clients that read slowly, so many events, and as many that write slowly, beside quick ones: how much slower are those?"""
+    async with mocks(1, events) as ports, before_mocks(ports) as running:
         quick = ("--concurrency", "8", "--seconds", str(seconds))
         await generate(running.data, "--concurrency", "8", "--seconds", "0.3")
         alone = await generate(running.data, *quick)

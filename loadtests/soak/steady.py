@@ -24,7 +24,9 @@ CHURN = 60
 """A client leaves its connection after at most so many requests."""
 SLOPE_FROM_MINUTES = 5.0
 SLOPE_MAX_KIB_PER_MINUTE = 64.0
-REST_S = 5.0
+REST_S = 15.0
+DISTURB_S = 0.5
+"""Reloads and restarts are at least so far apart."""
 BAD = ("turned_away", "lost", "silent", "wrong", "garbled", "hung")
 GAUGES = ("headgate_connections_open", "headgate_exchanges_in_flight", "headgate_upstream_in_flight", "headgate_upstream_queue_depth")
 
@@ -95,11 +97,14 @@ class Crowd:
         return (self._count - before) / (time.monotonic() - begun)
 
 
-async def disturb(running: Site, every_s: float, done: collections.Counter[str]) -> None:
-    """A reload and the restart of a backend, in turn, until cancelled."""
+async def disturb(running: Site, every_s: float, done: collections.Counter[str], over: asyncio.Event) -> None:
+    """A reload and the restart of a backend, in turn, until it is over; each at least once, and none by half."""
     assert running.gateway is not None
     for number in range(1_000_000):
-        await asyncio.sleep(every_s)
+        if over.is_set() and number >= 2:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(over.wait(), every_s)
         if number % 2 == 0:
             await running.gateway.write_policy(running.policy(drain_s=11 + number % 7))
             done["reloads"] += 1
@@ -127,8 +132,7 @@ async def at_rest(running: Site, tasks: Path, like: dict[str, Held] | None = Non
     while like is not None and any(more(found[role], like[role]) for role in ROLES) and time.monotonic() < until:
         await asyncio.sleep(0.2)
         found = await held(gateway, tasks)
-    for backend in running.backends:
-        await backend.start()
+    await asyncio.gather(*(backend.start() for backend in running.backends))
     return {"held": found, "snapshots": await gateway.count("headgate_snapshots_alive")}
 
 
@@ -146,19 +150,16 @@ async def steady(minutes: float, seed: int) -> dict[str, Any]:
             most = await crowd.ask(min(10.0, seconds / 6), 0)
             before = await at_rest(running, tasks)
             memory = Memory(running.gateway)
-            beside = [
-                asyncio.create_task(memory.watch(min(5.0, max(0.2, seconds / 60)))),
-                asyncio.create_task(disturb(running, max(0.7, seconds / 60), done)),
-            ]
+            over = asyncio.Event()
+            watching = asyncio.create_task(memory.watch(min(5.0, max(0.2, seconds / 60))))
+            disturbing = asyncio.create_task(disturb(running, max(DISTURB_S, seconds / 60), done, over))
             try:
                 reached = await crowd.ask(seconds, LOAD * most)
             finally:
-                for task in beside:
-                    task.cancel()
-                failed = [each for each in await asyncio.gather(*beside, return_exceptions=True) if isinstance(each, Exception)]
-            for backend in running.backends:  # one may have been killed just now
-                await backend.kill()
-                await backend.start()
+                over.set()
+                watching.cancel()
+                ended = await asyncio.gather(watching, disturbing, return_exceptions=True)
+                failed = [each for each in ended if isinstance(each, Exception)]
             after = await at_rest(running, tasks, before["held"])
 
             async def recorded() -> bool:

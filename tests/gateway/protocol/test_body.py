@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import string
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -61,6 +63,26 @@ def test_what_is_not_a_json_object_in_utf8_is_refused(raw: bytes) -> None:
 
 def test_too_deep_a_body_is_said_to_be() -> None:
     assert "deep" in refused(b'{"model":"m","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}").message
+
+
+@pytest.mark.parametrize(("endpoint", "field"), [("chat", "stream_options"), ("messages", "metadata"), ("responses", "include")])
+def test_a_field_nested_as_deeply_as_can_be_decoded_is_refused_or_read(endpoint: Endpoint, field: str) -> None:
+    problems: list[ApiError] = []
+    for depth in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit() + 20):
+        nested = b'{"x":' * depth + b"1" + b"}" * depth
+        try:
+            body = decode(b'{"model":"m","stream":true,"%b":%b}' % (field.encode(), nested), endpoint)
+            assert not deeper(50, lambda body=body: body.asks_logprobs)
+            deeper(50, lambda body=body: body.render("other", usage=True))
+        except ApiError as problem:
+            problems.append(problem)
+    assert problems
+    assert {(each.status, each.param) for each in problems} <= {(400, field), (400, None)}
+
+
+def deeper(frames: int, what: Callable[[], object]) -> object:
+    """Call it from further down the stack, as the exchange does."""
+    return deeper(frames - 1, what) if frames else what()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from gateway.exchange.executor import Exchange
 from gateway.exchange.order import Site
 from gateway.exchange.snapshot import Snapshots
 from gateway.link.messages import ExchangeRecord
-from gateway.server.accept import Acceptor, is_loopback
+from gateway.server.accept import Acceptor, is_loopback, not_taken
 from gateway.telemetry.counters import Counters
 from gateway.upstream.fake import FakeUpstream
 from gateway.wire.request import Request
@@ -88,6 +88,14 @@ def test_before_there_is_a_policy() -> None:
     assert door.ask("/health/ready", method="GET").status == 503
     assert door.ask("/v1/models", method="GET").status == 503
     assert door.ask("/nothing").status == 404
+
+
+@pytest.mark.parametrize(("path", "method", "allow"), [("/v1/chat/completions", "GET", "POST"), ("/v1/models", "POST", "GET, HEAD")])
+def test_another_method_asks_for_no_exchange(path: str, method: str, allow: str) -> None:
+    reply = Door(building.policy()).ask(path, method=method)
+    assert (reply.status, reply.headers["allow"]) == (405, allow)
+    assert "x-headgate-exchange-id" not in reply.headers
+    assert not not_taken(b"/", allow).of_exchange
 
 
 def test_a_worker_that_drains_is_not_ready() -> None:

@@ -541,6 +541,8 @@ async def test_drain() -> None:
     rig.replies[2].send(200, b"", b"")
     drained = rig.server.drain()
     assert rig.server.drain() is drained
+    assert not any(client.transport.closing for client in (idle, late, reading)), "they may just be asking"
+    rig.passes(rig.server.limits.parting_timeout_s)
     assert idle.transport.closing
     assert late.transport.closing
     assert not reading.transport.closing
@@ -549,6 +551,8 @@ async def test_drain() -> None:
     assert busy.transport.closing
     rig.replies[1].end(b"y")
     assert streaming.hears() == b"1\r\ny\r\n0\r\n\r\n"
+    assert not streaming.transport.closing, "its head had promised to keep the connection"
+    rig.passes(rig.server.limits.parting_timeout_s)
     assert streaming.transport.closing
     reading.says(GET[10:])
     rig.replies[3].send(200, b"", b"")
@@ -569,7 +573,46 @@ async def test_drain_meets_a_connection_whose_answer_is_still_being_taken() -> N
     rig.server.drain()
     assert not client.transport.closing
     client.protocol.resume_writing()
+    assert not client.transport.closing
+    rig.passes(rig.server.limits.parting_timeout_s)
     assert client.transport.closing
+
+
+async def test_a_request_that_crosses_with_the_drain_is_answered() -> None:
+    rig = ServerRig()
+    idle, fresh, streaming, pipelined = (rig.client() for _ in range(4))
+    idle.says(GET)
+    rig.replies[0].send(200, b"", b"")
+    for client in (streaming, pipelined):
+        client.says(GET)
+        rig.replies[-1].start(200, b"", b"x")
+    pipelined.says(GET)
+    drained = rig.server.drain()
+    for reply in rig.replies[1:3]:
+        reply.end()
+    rig.loop.run()
+    rig.passes(rig.server.limits.parting_timeout_s / 2)
+    for client in (idle, fresh, streaming):
+        client.says(GET)
+    assert len(rig.replies) == 7
+    for reply, client in zip(rig.replies[3:], (pipelined, idle, fresh, streaming), strict=True):
+        client.hears()
+        reply.send(200, b"", b"")
+        assert client.hears() == OK + b"content-length: 0\r\nconnection: close\r\n\r\n"
+        assert client.transport.closing
+        assert not drained.done()
+        client.is_gone()
+    assert drained.done()
+
+
+async def test_a_connection_that_comes_while_draining_does_not_stay_idle() -> None:
+    rig = ServerRig()
+    rig.client().says(GET)
+    drained = rig.server.drain()
+    late = rig.client()
+    rig.passes(rig.server.limits.parting_timeout_s)
+    assert late.transport.closing
+    assert not drained.done()
 
 
 async def test_drain_without_connections_is_done_at_once() -> None:

@@ -373,7 +373,7 @@ async def test_draining() -> None:
         else:
             echo(request, reply)
 
-    async with serving(hold) as place:
+    async with serving(hold, ServerLimits(parting_timeout_s=0.1)) as place:
         pool = place.pool()
         held = asyncio.create_task(ask(pool, post(b"hold")))
         while not replies:

@@ -16,12 +16,12 @@ from loadtests.soak.watch import slope
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_short_soak_breaks_nothing(stage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
-    code = main(["--minutes", "0.05", "--only", stage, "--output", "json"])
+    code = main(["--minutes", "0.03", "--only", stage, "--output", "json"])
     found = json.loads(capsys.readouterr().out)[stage]
     assert found["broken"] == []
     assert code == 0
     if stage == "steady":
-        assert found["on_record"] == found["told"] == sum(found["answers"].values()) > 50
+        assert found["on_record"] == found["told"] == sum(found["answers"].values()) > 10
         assert set(found["disturbed"]) == {"reloads", "backend restarts"}
     elif stage == "open":
         assert found["open_at_once"] == found["whole"] == found["streams"]
