@@ -19,11 +19,13 @@ from policies.ood.calibrate import Calibration
 from policies.ood.energy import SCORES, Head
 from policies.ood.features import FEATURES, FEATURES_VERSION
 from policies.ood.text import TEXT_VERSION, TextKind
+from policies.ood.wordpiece import WordPieces
 
-ARTIFACT_VERSION = 1
+ARTIFACT_VERSION = 2
 ARTIFACT_BYTES_MAX = 1 << 29
 """Bytes of all arrays of a file, unpacked."""
 _FACTS = "facts"
+_VOCABULARY = "vocabulary"
 _SCORES = "calibration.scores"
 _SEGMENT = "calibration.segment."
 
@@ -73,6 +75,8 @@ def dumps(detector: Detector) -> bytes:
     head = detector.head
     arrays: dict[str, NDArray[Any]] = dict(head._asdict()) | {
         "weights": head.weights.astype(np.float16),
+        "vectors": head.vectors.astype(np.float16),
+        _VOCABULARY: np.frombuffer("\n".join(head.vocabulary).encode(), np.uint8),
         _SCORES: detector.calibration.scores,
     }
     arrays |= {_SEGMENT + name: scores for name, scores in detector.calibration.segments.items()}
@@ -90,7 +94,8 @@ def loads(data: bytes) -> Detector:
         raise ArtifactError(f"the detector has no {', '.join(sorted(missing))}: fit it again")
     if _SCORES not in arrays or not len(arrays[_SCORES]):
         raise ArtifactError("the detector has no calibration: fit it again, with held-out texts")
-    head = Head(**{name: np.ascontiguousarray(arrays[name], np.float32) for name in Head._fields})
+    floats = {name: np.ascontiguousarray(arrays[name], np.float32) for name in Head._fields if name != _VOCABULARY}
+    head = Head(**floats, vocabulary=_vocabulary(arrays[_VOCABULARY]))
     segments = {name.removeprefix(_SEGMENT): scores for name, scores in arrays.items() if name.startswith(_SEGMENT)}
     detector = Detector(head, Calibration(arrays[_SCORES], segments), facts)
     _check(detector)
@@ -127,13 +132,24 @@ def _facts(arrays: Mapping[str, NDArray[Any]]) -> Facts:
         raise ArtifactError(f"the detector's facts cannot be read ({error})") from None
 
 
+def _vocabulary(array: NDArray[Any]) -> tuple[str, ...]:
+    try:
+        pieces = tuple(array.tobytes().decode().split("\n")) if len(array) else ()
+        if pieces:
+            WordPieces(pieces)
+    except ValueError as error:
+        raise ArtifactError(f"the detector's vocabulary is damaged ({error}): fit it again") from None
+    return pieces
+
+
 def _check(detector: Detector) -> None:
     """Arrays that fit together, and nothing in them that is not a number."""
     head, scores = detector.head, detector.calibration.scores
-    places = head.prototypes.shape[-1]
+    places, width = head.prototypes.shape[-1], head.vectors.shape[-1]
     shapes = {
-        "idf": (FEATURES,), "seen": (FEATURES,), "weights": (FEATURES, len(head.bias) + places), "bias": (2 * detector.facts.classes,),
-        "prototypes": (len(head.prototypes), places), "mix": (len(SCORES),),
+        "idf": (FEATURES,), "seen": (FEATURES,), "weights": (FEATURES, len(head.bias) + places + width), "bias": (2 * detector.facts.classes,),
+        "prototypes": (len(head.prototypes), places), "mix": (len(head.scores),), "vectors": (len(head.vocabulary), width),
+        "hidden": (width + 1, head.hidden.shape[-1]), "out": (head.hidden.shape[-1] + 1 if width else 1, head.classes if width else 0),
     }  # fmt: skip
     for name, shape in shapes.items():
         array = getattr(head, name)

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import minimize
 
-from policies.ood.energy import SCORES, Floats, Head
-from policies.ood.features import FEATURES, pieces, word_columns
+from policies.ood import network
+from policies.ood.energy import Floats, Head, logsumexp
+from policies.ood.features import CHAR_BITS, FEATURES, pieces, word_columns
+from policies.ood.table import Table
+from policies.ood.wordpiece import WordPieces
 
 Labels: TypeAlias = NDArray[np.int64]
 Kind: TypeAlias = Literal["softmax", "against"]
@@ -24,6 +27,7 @@ STEPS_MAX = 50
 L2 = 1e-6
 MARGIN_STEPS_MAX = 20
 MARGIN_WEIGHT = 0.1
+NO_TABLE = Table((), np.zeros((0, 0), np.float32))
 PROJECTED = 96
 PROJECTION_TEXTS_MAX = 4_000
 PROTOTYPES_MAX = 768
@@ -40,18 +44,23 @@ class Counts(NamedTuple):
     """How often."""
     squares: sparse.csr_matrix
     """The sum over words of the squared times in each: squared lengths add up word by word, as in a scorer."""
+    pieces: sparse.csr_matrix
+    """(n, V): how often a piece of the pretrained table is in the words; V is 0 without one."""
 
     def take(self, texts: NDArray[np.int64]) -> Counts:
-        return Counts(self.times[texts], self.squares[texts])
+        return Counts(self.times[texts], self.squares[texts], self.pieces[texts])
 
     def lengths(self, idf: Floats) -> Floats:
         """(n,): the length of each text's weighted row."""
         return np.asarray(np.sqrt(self.squares @ (idf * idf)), np.float32)
 
 
-def count(texts: Sequence[str]) -> Counts:
-    """Texts to columns. A blank text is an empty row."""
+def count(texts: Sequence[str], vocabulary: Sequence[str] = ()) -> Counts:
+    """Texts to columns, and to pieces of a vocabulary. A blank text is an empty row."""
     words: dict[str, tuple[list[int], list[int]]] = {}
+    splitter = WordPieces(vocabulary) if vocabulary else None
+    numbers: list[int] = []
+    ends = [0]
     columns: list[int] = []
     times: list[int] = []
     starts = [0]
@@ -63,15 +72,19 @@ def count(texts: Sequence[str]) -> Counts:
                 words[word] = list(counted), list(counted.values())
             columns += words[word][0]
             times += words[word][1]
+            if splitter:
+                numbers += splitter.numbers(word)
         columns += found.pairs
         times += [1] * len(found.pairs)
         starts.append(len(columns))
+        ends.append(len(numbers))
     data = np.array(times, np.float32)
-    return Counts(*(_summed(each, columns, starts) for each in (data, data * data)))
+    words_of = _summed(np.ones(len(numbers), np.float32), numbers, ends, len(vocabulary))
+    return Counts(*(_summed(each, columns, starts, FEATURES) for each in (data, data * data)), words_of)
 
 
-def _summed(data: Floats, columns: list[int], starts: list[int]) -> sparse.csr_matrix:
-    matrix = sparse.csr_matrix((data, np.array(columns, np.int32), np.array(starts)), (len(starts) - 1, FEATURES))
+def _summed(data: Floats, columns: list[int], starts: list[int], width: int) -> sparse.csr_matrix:
+    matrix = sparse.csr_matrix((data, np.array(columns, np.int32), np.array(starts)), (len(starts) - 1, width))
     matrix.sum_duplicates()
     return matrix
 
@@ -79,7 +92,8 @@ def _summed(data: Floats, columns: list[int], starts: list[int]) -> sparse.csr_m
 class Trainer:
     """Training texts, weighted and scaled to unit length as a scorer does, and what is trained on them."""
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, counts: Counts, table: Table = NO_TABLE) -> None:
+        self._counts, self._table = counts, table
         having = np.bincount(counts.times.indices, minlength=FEATURES)
         self.idf: Floats = (np.log((1 + counts.times.shape[0]) / (1 + having)) + 1).astype(np.float32)
         self.seen: Floats = (having > 0).astype(np.float32)
@@ -99,20 +113,49 @@ class Trainer:
         projection = project(self.x, rng)
         place = self.x @ projection
         weights = np.hstack([softmax[:-1], against[:-1], projection]) * (self.idf * self.seen)[:, None]
+        vectors, further, net = self._network(labels, rng)
         return Head(
             self.idf,
             self.seen,
-            weights.astype(np.float16).astype(np.float32),
+            _rounded(np.hstack([weights, further])),
             np.concatenate([softmax[-1], against[-1]]),
             prototypes(place, labels, rng),
-            np.zeros(len(SCORES), np.float32),
+            np.zeros(0, np.float32),
+            self._table.vocabulary,
+            _rounded(vectors),
+            net.hidden,
+            net.out,
         )
+
+    def _network(self, labels: Labels, rng: np.random.Generator) -> tuple[Floats, Floats, network.Network]:
+        """What pieces add to the network's input, (V, M), what columns add, (FEATURES, M), and the network; empty without a table."""
+        start = self._table.vectors
+        if not self._table.vocabulary:
+            none = np.zeros((1, 0), np.float32)
+            return start, np.zeros((FEATURES, 0), np.float32), network.Network(start, none, none)
+        counts = self._counts
+        texts, known = counts.pieces.shape
+        having = np.bincount(counts.pieces.indices, minlength=known)
+        idf = (np.log((1 + texts) / (1 + having)) + 1).astype(np.float32)
+        signs = 1 << CHAR_BITS
+        x = sparse.hstack([counts.pieces @ sparse.diags(idf), counts.times[:, signs:]]).tocsr().astype(np.float32)
+        found = network.train(x, labels, np.vstack([start, np.zeros((FEATURES - signs, start.shape[1]), np.float32)]), rng)
+        further = np.vstack([np.zeros((signs, start.shape[1]), np.float32), found.inputs[known:]])
+        return found.inputs[:known] * idf[:, None], further, found
 
 
 def sums(head: Head, counts: Counts) -> Floats:
     """What `policies.ood.energy.from_sums` takes, for many texts at once (a scorer's up to rounding)."""
     norms = np.stack([counts.lengths(head.idf * head.seen), counts.lengths(head.idf)], axis=1)
-    return np.hstack([counts.times @ head.weights, norms * norms]).astype(np.float32)
+    linear = counts.times @ head.weights
+    if head.vocabulary:
+        linear[:, -head.vectors.shape[1] :] += counts.pieces @ head.vectors
+    return np.hstack([linear, norms * norms]).astype(np.float32)
+
+
+def _rounded(values: Floats) -> Floats:
+    """As exact as a file keeps it."""
+    return values.astype(np.float16).astype(np.float32)
 
 
 def linear(x: sparse.csr_matrix, labels: Labels, kind: Kind) -> Floats:
@@ -201,8 +244,7 @@ def _unit(vectors: Floats) -> Floats:
 
 
 def _logsumexp(logits: Floats) -> Floats:
-    top = logits.max(axis=1)
-    return np.asarray(top + np.log(np.exp(logits - top[:, None]).sum(axis=1)), np.float32)
+    return logsumexp(logits, logits.max(axis=1))
 
 
 def _softmax_loss(logits: Floats, target: Floats) -> tuple[float, Floats]:
