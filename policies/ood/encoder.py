@@ -7,6 +7,8 @@ from a package that is not installed by default; see docs/ood.md for its licence
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,6 +23,7 @@ PIECES_MAX = 126
 """Pieces of a text that are read: the model was made for 128 with its two marks."""
 WEIGHTS_BYTES_MAX = 1 << 28
 HEADS = 12
+BATCH = 32
 _EPSILON = 1e-12
 _TYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64}
 
@@ -46,6 +49,7 @@ class Encoder:
     def __init__(self, weights: bytes, vocabulary: str) -> None:
         """From a safetensors file and a vocabulary of one piece a line. Raises EncoderError."""
         tensors = read_tensors(weights)
+        self.fingerprint = sha256(weights).hexdigest()
         try:
             self._pieces = WordPieces(vocabulary.rstrip("\n").split("\n"))
             self._words = tensors["embeddings.word_embeddings.weight"]
@@ -66,13 +70,31 @@ class Encoder:
 
     def encode(self, text: str) -> Floats:
         """(width,), of unit length."""
-        pieces = self._pieces.split(text, PIECES_MAX)
-        state = _normed(self._words[pieces] + self._positions[: len(pieces)], *self._first)
+        vector: Floats = self._encode(np.array([self._pieces.split(text, PIECES_MAX)]))[0]
+        return vector
+
+    def encode_all(self, texts: Sequence[str]) -> Floats:
+        """(n, width): as `encode` up to rounding, several times as fast: texts of as many pieces go through together."""
+        lengths: dict[int, list[int]] = {}
+        split = [self._pieces.split(text, PIECES_MAX) for text in texts]
+        for at, pieces in enumerate(split):
+            lengths.setdefault(len(pieces), []).append(at)
+        found = np.zeros((len(texts), self.width), np.float32)
+        for alike in lengths.values():
+            for start in range(0, len(alike), BATCH):
+                some = alike[start : start + BATCH]
+                found[some] = self._encode(np.array([split[at] for at in some]))
+        return found
+
+    def _encode(self, pieces: NDArray[np.int64]) -> Floats:
+        """(B, n) numbers of pieces to (B, width)."""
+        texts, count = pieces.shape
+        state = _normed((self._words[pieces] + self._positions[:count]).reshape(texts * count, -1), *self._first)
         for layer in self._layers:
-            state = _normed(state + _through(_attend(_through(state, layer.qkv)), layer.attended), *layer.attended_norm)
+            state = _normed(state + _through(_attend(_through(state, layer.qkv), texts), layer.attended), *layer.attended_norm)
             state = _normed(state + _through(_gelu(_through(state, layer.wide)), layer.narrow), *layer.norm)
-        mean = state.mean(axis=0)
-        return np.asarray(mean / np.maximum(np.linalg.norm(mean), 1e-9), np.float32)
+        mean = state.reshape(texts, count, -1).mean(axis=1)
+        return np.asarray(mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9), np.float32)
 
 
 def read_tensors(data: bytes) -> dict[str, Floats]:
@@ -121,14 +143,14 @@ def _through(state: Floats, layer: tuple[Floats, Floats]) -> Floats:
     return state @ layer[0] + layer[1]
 
 
-def _attend(qkv: Floats) -> Floats:
-    """(n, 3 * width) to (n, width): every piece looks at every other, by each head."""
-    count, wide = qkv.shape[0], qkv.shape[1] // 3
-    query, key, value = qkv.reshape(count, 3, HEADS, wide // HEADS).transpose(1, 2, 0, 3)
-    weights = query @ key.transpose(0, 2, 1) * np.float32((wide // HEADS) ** -0.5)
-    weights = np.exp(weights - weights.max(axis=2, keepdims=True))
-    weights /= weights.sum(axis=2, keepdims=True)
-    return np.asarray((weights @ value).transpose(1, 0, 2).reshape(count, wide), np.float32)
+def _attend(qkv: Floats, texts: int) -> Floats:
+    """(texts * n, 3 * width) to (texts * n, width): every piece looks at every other of its text, by each head."""
+    count, wide = len(qkv) // texts, qkv.shape[1] // 3
+    query, key, value = qkv.reshape(texts, count, 3, HEADS, wide // HEADS).transpose(2, 0, 3, 1, 4)
+    weights = query @ key.swapaxes(2, 3) * np.float32((wide // HEADS) ** -0.5)
+    weights = np.exp(weights - weights.max(axis=3, keepdims=True))
+    weights /= weights.sum(axis=3, keepdims=True)
+    return np.asarray((weights @ value).transpose(0, 2, 1, 3).reshape(texts * count, wide), np.float32)
 
 
 def _normed(state: Floats, weight: Floats, bias: Floats) -> Floats:

@@ -6,11 +6,13 @@ kept; the rest is a few small numpy calls. The same text always gives the same b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.ood.encoded import ENCODED, Encoded, encoded_scores
 from policies.ood.features import pieces, word_columns
 from policies.ood.wordpiece import WordPieces
 
@@ -50,6 +52,8 @@ class Head(NamedTuple):
     """(M + 1, H): the network's hidden layer, bias last."""
     out: Floats
     """(H + 1, K): its logits, bias last."""
+    encoded: Encoded
+    """What a sentence encoder's vectors are judged by; empty without one."""
 
     @property
     def classes(self) -> int:
@@ -58,7 +62,12 @@ class Head(NamedTuple):
     @property
     def scores(self) -> tuple[str, ...]:
         """The names of its scores, in order."""
-        return (*SCORES, MEANING) if self.vocabulary else SCORES
+        return SCORES + ((MEANING,) if self.vocabulary else ()) + (ENCODED if self.encodes else ())
+
+    @property
+    def encodes(self) -> bool:
+        """Whether a scorer needs an encoder too: milliseconds a text, in a process of its own."""
+        return len(self.encoded.near) > 0
 
 
 class Scored(NamedTuple):
@@ -75,8 +84,12 @@ UNAVAILABLE = Scored(float("nan"), float("nan"), "unavailable")
 class Scorer:
     """Scores texts by a head. Keeps what it computed for words, up to `KEPT_WORDS_MAX`; not for use by several threads at once."""
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Head, encode: Callable[[str], Floats] | None = None) -> None:
+        """`encode`: a text to its unit vector, by the encoder that the head was fitted with. Raises ValueError where it is missing."""
+        if head.encodes and encode is None:
+            raise ValueError("the detector was fitted with a sentence encoder, and there is none here")
         self._head = head
+        self._encode = encode if head.encodes else None
         # A column of each squared norm beside the weights, so that one sum over words gives everything.
         square = head.idf * head.idf
         self._rows = np.column_stack([head.weights, square * head.seen, square])
@@ -101,7 +114,8 @@ class Scorer:
         total = np.add.reduce([kept[word] if word in kept else self._word(word) for word in words])
         if pairs:
             total = total + np.add.reduce(self._rows[list(pairs)])
-        row: Floats = from_sums(self._head, total[None])[0]
+        vectors = None if self._encode is None else self._encode(text)[None]
+        row: Floats = from_sums(self._head, total[None], vectors)[0]
         return row
 
     def _word(self, word: str) -> Floats:
@@ -118,8 +132,9 @@ class Scorer:
         return row
 
 
-def from_sums(head: Head, sums: Floats) -> Floats:
-    """(n, len(head.scores)) from the summed rows of n texts: weights first, then the squared norms of what was seen and of all."""
+def from_sums(head: Head, sums: Floats, vectors: Floats | None = None) -> Floats:
+    """(n, len(head.scores)) from the summed rows of n texts: weights first, then the squared norms of what was seen and of all;
+    and from an encoder's `vectors` (n, E) where the head has one."""
     classes = head.classes
     norm = np.sqrt(sums[:, -1:])
     logits = sums[:, : 2 * classes] / norm + head.bias
@@ -136,7 +151,8 @@ def from_sums(head: Head, sums: Floats) -> Floats:
     if head.vocabulary:
         further = network_logits(sums[:, end:-2], head.hidden, head.out)[3]
         scores.append(-logsumexp(further, further.max(axis=1)))
-    return np.stack(scores, axis=1).astype(np.float32)
+    found = np.stack(scores, axis=1).astype(np.float32)
+    return found if vectors is None or not head.encodes else np.hstack([found, encoded_scores(head.encoded, vectors)])
 
 
 def network_logits(inputs: Floats, hidden: Floats, out: Floats, mask: Floats | None = None) -> tuple[Floats, Floats, Floats, Floats]:
@@ -149,6 +165,6 @@ def network_logits(inputs: Floats, hidden: Floats, out: Floats, mask: Floats | N
     return scaled, length, active, active @ out[:-1] + out[-1]
 
 
-def logsumexp(logits: Floats, top: Floats) -> Floats:
+def logsumexp(logits: NDArray[np.floating], top: NDArray[np.floating]) -> Floats:
     """(n,) of logits (n, K), whose largest are `top`."""
     return np.asarray(top + np.log(np.exp(logits - top[:, None]).sum(axis=1)), np.float32)

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.ood.energy import Floats, from_sums
-from policies.ood.table import Table
-from policies.ood.train import NO_TABLE, Counts, Labels, Trainer, sums
+from policies.ood.heads import Labels
+from policies.ood.table import NO_TABLE, Table
+from policies.ood.train import Counts, Trainer, sums
 
 SPLITS = 5
 HELD_OUT = 0.25
@@ -67,7 +68,8 @@ def splits(counts: Counts, labels: Labels, rng: np.random.Generator, progress: P
             continue
         _, own = np.unique(labels[trained], return_inverse=True)
         head = Trainer(counts.take(trained), table).head(own.astype(np.int64), rng)
-        found.append(Split(head.scores, from_sums(head, sums(head, counts.take(inside))), from_sums(head, sums(head, counts.take(some[outside])))))
+        both = (counts.take(each) for each in (inside, some[outside]))
+        found.append(Split(head.scores, *(from_sums(head, sums(head, each), each.vectors) for each in both)))
     return found
 
 

@@ -28,6 +28,9 @@ class Table(NamedTuple):
     """(V, WIDTH), one a piece, with a mean of about 0 and a spread of 1."""
 
 
+NO_TABLE = Table((), np.zeros((0, 0), np.float32))
+
+
 def table(weights: bytes, vocabulary: str) -> Table:
     """From a safetensors file and a vocabulary of one piece a line. Raises EncoderError."""
     pieces = tuple(vocabulary.rstrip("\n").split("\n"))

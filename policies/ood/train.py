@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.optimize import minimize
 
 from policies.ood import network
-from policies.ood.energy import Floats, Head, logsumexp
+from policies.ood.encoded import SCALE, Encoded, distances, nothing
+from policies.ood.encoder import Encoder
+from policies.ood.energy import Floats, Head
 from policies.ood.features import CHAR_BITS, FEATURES, pieces, word_columns
-from policies.ood.table import Table
+from policies.ood.heads import Labels, linear, with_margin
+from policies.ood.table import NO_TABLE, Table
 from policies.ood.wordpiece import WordPieces
 
-Labels: TypeAlias = NDArray[np.int64]
-Kind: TypeAlias = Literal["softmax", "against"]
-Loss: TypeAlias = Callable[[Floats], tuple[float, Floats]]
-"""From logits (n, K) to a loss and its slope by them."""
-
-STEPS_MAX = 50
-"""L-BFGS steps of a head. Stopping early is most of its regularisation."""
-L2 = 1e-6
-MARGIN_STEPS_MAX = 20
-MARGIN_WEIGHT = 0.1
-NO_TABLE = Table((), np.zeros((0, 0), np.float32))
 PROJECTED = 96
 PROJECTION_TEXTS_MAX = 4_000
 PROTOTYPES_MAX = 768
@@ -46,17 +37,19 @@ class Counts(NamedTuple):
     """The sum over words of the squared times in each: squared lengths add up word by word, as in a scorer."""
     pieces: sparse.csr_matrix
     """(n, V): how often a piece of the pretrained table is in the words; V is 0 without one."""
+    vectors: Floats
+    """(n, E): unit vectors by a sentence encoder; E is 0 without one."""
 
     def take(self, texts: NDArray[np.int64]) -> Counts:
-        return Counts(self.times[texts], self.squares[texts], self.pieces[texts])
+        return Counts(self.times[texts], self.squares[texts], self.pieces[texts], self.vectors[texts])
 
     def lengths(self, idf: Floats) -> Floats:
         """(n,): the length of each text's weighted row."""
         return np.asarray(np.sqrt(self.squares @ (idf * idf)), np.float32)
 
 
-def count(texts: Sequence[str], vocabulary: Sequence[str] = ()) -> Counts:
-    """Texts to columns, and to pieces of a vocabulary. A blank text is an empty row."""
+def count(texts: Sequence[str], vocabulary: Sequence[str] = (), encoder: Encoder | None = None) -> Counts:
+    """Texts to columns, to pieces of a vocabulary, and to vectors. A blank text is an empty row."""
     words: dict[str, tuple[list[int], list[int]]] = {}
     splitter = WordPieces(vocabulary) if vocabulary else None
     numbers: list[int] = []
@@ -79,8 +72,10 @@ def count(texts: Sequence[str], vocabulary: Sequence[str] = ()) -> Counts:
         starts.append(len(columns))
         ends.append(len(numbers))
     data = np.array(times, np.float32)
+    vectors = encoder.encode_all(texts) if encoder else np.zeros((len(texts), 0), np.float32)
     words_of = _summed(np.ones(len(numbers), np.float32), numbers, ends, len(vocabulary))
-    return Counts(*(_summed(each, columns, starts, FEATURES) for each in (data, data * data)), words_of)
+    times_of, squares = (_summed(each, columns, starts, FEATURES) for each in (data, data * data))
+    return Counts(times_of, squares, words_of, vectors)
 
 
 def _summed(data: Floats, columns: list[int], starts: list[int], width: int) -> sparse.csr_matrix:
@@ -125,7 +120,18 @@ class Trainer:
             _rounded(vectors),
             net.hidden,
             net.out,
+            self._encoded(labels, outliers),
         )
+
+    def _encoded(self, labels: Labels, outliers: Counts | None) -> Encoded:
+        vectors = self._counts.vectors
+        classes = int(labels.max()) + 1
+        if not vectors.shape[1]:
+            return nothing(classes)
+        head = linear(vectors * SCALE, labels, "softmax")
+        if outliers is not None:
+            head = with_margin(vectors * SCALE, labels, head, outliers.vectors * SCALE)
+        return distances(vectors, labels, head)
 
     def _network(self, labels: Labels, rng: np.random.Generator) -> tuple[Floats, Floats, network.Network]:
         """What pieces add to the network's input, (V, M), what columns add, (FEATURES, M), and the network; empty without a table."""
@@ -156,42 +162,6 @@ def sums(head: Head, counts: Counts) -> Floats:
 def _rounded(values: Floats) -> Floats:
     """As exact as a file keeps it."""
     return values.astype(np.float16).astype(np.float32)
-
-
-def linear(x: sparse.csr_matrix, labels: Labels, kind: Kind) -> Floats:
-    """(FEATURES + 1, K): a linear head by L-BFGS, its bias last. `against`: K heads, each its class against all others."""
-    classes = int(labels.max()) + 1
-    start = np.zeros((x.shape[1] + 1, classes), np.float32)
-    if kind == "against":
-        start[-1] = -np.log(max(classes - 1, 1))
-    target = np.zeros((len(labels), classes), np.float32)
-    target[np.arange(len(labels)), labels] = 1
-    objective = _softmax_loss if kind == "softmax" else _against_loss
-    return _descend(x, start, lambda logits: objective(logits, target), STEPS_MAX)
-
-
-def with_margin(x: sparse.csr_matrix, labels: Labels, start: Floats, outliers: sparse.csr_matrix) -> Floats:
-    """The softmax head, trained on so that the energies of outliers stand a margin above those of training texts (Liu et al. 2020)."""
-    target = np.zeros((len(labels), start.shape[1]), np.float32)
-    target[np.arange(len(labels)), labels] = 1
-    energy = -_logsumexp(x @ start[:-1] + start[-1])
-    inner = float(energy.mean())
-    outer = inner + 4 * float(energy.std())
-    count, others = len(labels), outliers.shape[0]
-
-    def loss(logits: Floats) -> tuple[float, Floats]:
-        value, slope = _softmax_loss(logits[:count], target)
-        energies = -_logsumexp(logits)
-        over = np.maximum(energies[:count] - inner, 0)
-        under = np.maximum(outer - energies[count:], 0)
-        value += MARGIN_WEIGHT * float((over**2).mean() + (under**2).mean())
-        # dE/dlogits = -softmax
-        pull = np.concatenate([over / count, -under / others]) * (-2 * MARGIN_WEIGHT)
-        full = np.exp(logits + energies[:, None]) * pull[:, None]
-        full[:count] += slope
-        return value, full
-
-    return _descend(sparse.vstack([x, outliers]).tocsr(), start, loss, MARGIN_STEPS_MAX)
 
 
 def project(x: sparse.csr_matrix, rng: np.random.Generator) -> Floats:
@@ -241,43 +211,3 @@ def _means(unit: Floats, count: int, rng: np.random.Generator) -> tuple[Floats, 
 def _unit(vectors: Floats) -> Floats:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, 1e-9), np.float32)
-
-
-def _logsumexp(logits: Floats) -> Floats:
-    return logsumexp(logits, logits.max(axis=1))
-
-
-def _softmax_loss(logits: Floats, target: Floats) -> tuple[float, Floats]:
-    """Mean cross-entropy, and its slope by the logits."""
-    energy = -_logsumexp(logits)
-    value = -float((energy + (logits * target).sum(axis=1)).mean())
-    return value, np.asarray((np.exp(logits + energy[:, None]) - target) / len(logits), np.float32)
-
-
-def _against_loss(logits: Floats, target: Floats) -> tuple[float, Floats]:
-    """Mean over texts of the summed binary cross-entropies, and its slope."""
-    exponent = np.exp(-np.abs(logits))
-    value = float((np.maximum(logits, 0) - logits * target + np.log1p(exponent)).sum(axis=1).mean())
-    chance = np.where(logits >= 0, 1, exponent) / (1 + exponent)
-    return value, np.asarray((chance - target) / len(logits), np.float32)
-
-
-def _descend(x: sparse.csr_matrix, start: Floats, loss: Loss, steps_max: int) -> Floats:
-    """Minimise loss(x W + b) + L2/2 |W|^2 over columns that `x` has; the others stay 0."""
-    used = np.flatnonzero(np.bincount(x.indices, minlength=x.shape[1]))
-    x = x[:, used].tocsr()
-    turned = x.T.tocsr()
-    classes = start.shape[1]
-
-    def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        at = flat.astype(np.float32).reshape(-1, classes)
-        value, slope = loss(x @ at[:-1] + at[-1])
-        gradient = np.vstack([turned @ slope + L2 * at[:-1], slope.sum(axis=0)])
-        return value + 0.5 * L2 * float(np.square(at[:-1]).sum()), gradient.astype(np.float64).ravel()
-
-    first = np.vstack([start[used], start[-1:]]).ravel()
-    found = minimize(objective, first, jac=True, method="L-BFGS-B", options={"maxiter": steps_max, "maxcor": 8})
-    result = np.zeros_like(start)
-    result[used] = (best := found.x.astype(np.float32).reshape(-1, classes))[:-1]
-    result[-1] = best[-1]
-    return result
