@@ -12,7 +12,7 @@ import numpy as np
 from policies.ood.encoder import EncoderError, Floats, read_tensors
 
 TABLE_VERSION = 1
-WIDTH = 128
+WIDTH = 256
 _TENSOR = "embeddings.word_embeddings.weight"
 _MARKS = 1000
 """Pieces at the start of the vocabulary that are marks, signs and single letters."""

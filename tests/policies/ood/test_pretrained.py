@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
+from policies.ood import network
 from policies.ood.artifact import dumps, loads
 from policies.ood.encoded import ENCODED, distances, encoded_scores
 from policies.ood.encoder import Encoder, EncoderError
@@ -17,6 +20,13 @@ from policies.ood.train import count, sums
 
 from .generated import examples, outsiders, small
 from .tiny import VOCABULARY, tensors, weights
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "STEPS_MIN", 250)
+        yield
 
 
 @pytest.fixture(scope="module")
