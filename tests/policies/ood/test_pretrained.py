@@ -52,7 +52,7 @@ def test_a_table_adds_a_score(with_table: Fitted) -> None:
         for texts in ([each.text for each in examples(200, 3)], outsiders(200, 4))
     )
     at = head.scores.index(MEANING)
-    assert auroc(near[:, at], far[:, at]) > 90
+    assert auroc(near[:, at], far[:, at]) > 80
     assert auroc(near @ head.mix, far @ head.mix) > 98
 
 
