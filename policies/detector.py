@@ -50,13 +50,19 @@ class CompiledDetector:
 
 
 def open_artifact(data: bytes) -> Fitted:
-    """Raises DetectorError for what is no detector of this version."""
+    """Raises DetectorError for what is no detector of this version, or one that is too slow to serve with."""
     from policies.ood.artifact import ArtifactError, loads
 
     try:
-        return loads(data)
+        found = loads(data)
     except ArtifactError as error:
         raise DetectorError(str(error)) from error
+    if found.head.encodes:
+        raise DetectorError(
+            "the detector needs a sentence encoder, milliseconds a text, which is not supported yet where requests are served: "
+            "fit it with --pretrained table"
+        )
+    return found
 
 
 def threshold_of(fitted: Fitted, threshold: Threshold, segment: str | None) -> float:

@@ -12,10 +12,12 @@ from typing import Any
 from gateway.cli.histogram import Group, histogram
 from gateway.cli.options import between
 from gateway.cli.output import USAGE, WELL, CommandError, add_output, hint, print_json, readable
+from gateway.cli.pretrained import PRETRAINED, Pretrained, installed, read_encoder, read_table
 from gateway.cli.texts import read_lines
 from policies.ood.artifact import dumps
 from policies.ood.calibrate import TEXTS_ADVISED, CalibrationError
 from policies.ood.fit import STEPS, Example, FitError, Fitted, fit
+from policies.ood.table import NO_TABLE
 from policies.ood.text import TEXT_KINDS, TextKind
 
 _BAR = 24
@@ -30,6 +32,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     ood.add_argument("--outliers", metavar="FILE", help="reviewed texts that are out of distribution: the head is trained away from them")
     ood.add_argument("--out", metavar="FILE", required=True, help="the detector (.npz); a picture is written beside it (.svg)")
     ood.add_argument("--text", choices=TEXT_KINDS, default="last_user", help="what of a request is scored (default last_user)")
+    ood.add_argument(
+        "--pretrained", choices=PRETRAINED, default="auto",
+        help="vectors of words from the extra `ood`; `encoder`: of sentences too, which takes milliseconds a text (default auto: a table "
+        "where it is installed)",
+    )  # fmt: skip
     ood.add_argument("--keep-percent", type=between(50, 99.9), default=95.0, help="in-distribution texts to keep (default 95)")
     add_output(ood)
 
@@ -39,9 +46,14 @@ def run(args: argparse.Namespace) -> int:
     outliers = examples(args.outliers, args.text) if args.outliers else []
     known = {each.text for each in train}
     fresh = [each for each in holdout if each.text not in known]
+    wanted: Pretrained = args.pretrained
+    if wanted == "auto":
+        wanted = "table" if installed() else "none"
+    table = read_table() if wanted != "none" else NO_TABLE
+    encoder = read_encoder() if wanted == "encoder" else None
     try:
-        fitted = fit(train, fresh, text=args.text, outliers=outliers, progress=progress())
-        report = describe(fitted, args.keep_percent) | {"holdout_texts_trained_on": len(holdout) - len(fresh)}
+        fitted = fit(train, fresh, text=args.text, outliers=outliers, table=table, encoder=encoder, progress=progress())
+        report = describe(fitted, args.keep_percent) | {"pretrained": wanted, "holdout_texts_trained_on": len(holdout) - len(fresh)}
     except (FitError, CalibrationError) as error:
         raise CommandError(str(error), USAGE) from None
     picture = Path(args.out).with_suffix(".svg")

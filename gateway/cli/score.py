@@ -9,6 +9,7 @@ import msgspec
 
 from gateway.cli.options import between
 from gateway.cli.output import USAGE, WELL, CommandError, add_output
+from gateway.cli.pretrained import read_encoder
 from gateway.cli.texts import read_lines
 from policies.ood.artifact import ArtifactError, Detector, loads
 from policies.ood.calibrate import CalibrationError
@@ -36,7 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     detector = load(args.detector)
-    scorer, calibration = Scorer(detector.head), detector.calibration
+    encode = read_encoder(detector.facts.encoder).encode if detector.head.encodes else None
+    scorer, calibration = Scorer(detector.head, encode), detector.calibration
     thresholds: dict[str | None, float] = {}
     for line in read_lines(args.texts):
         segment = line.segment if line.segment in calibration.segments else None

@@ -16,14 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.ood.calibrate import Calibration
+from policies.ood.encoded import Encoded
 from policies.ood.energy import SCORES, Head
 from policies.ood.features import FEATURES, FEATURES_VERSION
 from policies.ood.text import TEXT_VERSION, TextKind
+from policies.ood.wordpiece import WordPieces
 
-ARTIFACT_VERSION = 1
+ARTIFACT_VERSION = 2
 ARTIFACT_BYTES_MAX = 1 << 29
 """Bytes of all arrays of a file, unpacked."""
 _FACTS = "facts"
+_VOCABULARY = "vocabulary"
+_FLOATS = tuple(name for name in Head._fields if name not in (_VOCABULARY, "encoded"))
 _SCORES = "calibration.scores"
 _SEGMENT = "calibration.segment."
 
@@ -52,6 +56,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     train_texts: int
     holdout_texts: int
     outliers: int = 0
+    encoder: str = ""
+    """SHA-256 of the weights of the encoder that scoring needs too; empty for none."""
     classes: int
     clustered: bool
     """The classes are clusters, as there were no labels (or too few)."""
@@ -71,12 +77,19 @@ class Detector(msgspec.Struct, frozen=True):
 def dumps(detector: Detector) -> bytes:
     """The file. The same detector always gives the same bytes."""
     head = detector.head
-    arrays: dict[str, NDArray[Any]] = dict(head._asdict()) | {
-        "weights": head.weights.astype(np.float16),
-        _SCORES: detector.calibration.scores,
-    }
+    arrays: dict[str, NDArray[Any]] = (
+        dict(head._asdict())
+        | head.encoded._asdict()
+        | {
+            "weights": head.weights.astype(np.float16),
+            "vectors": head.vectors.astype(np.float16),
+            _VOCABULARY: np.frombuffer("\n".join(head.vocabulary).encode(), np.uint8),
+            _SCORES: detector.calibration.scores,
+        }
+    )
     arrays |= {_SEGMENT + name: scores for name, scores in detector.calibration.segments.items()}
     arrays[_FACTS] = np.frombuffer(msgspec.json.encode(detector.facts), np.uint8)
+    del arrays["encoded"]
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     return file.getvalue()
@@ -86,11 +99,13 @@ def loads(data: bytes) -> Detector:
     """Read a file. Raises ArtifactError for one that is truncated, damaged, of another version or without its calibration."""
     arrays = _arrays(data)
     facts = _facts(arrays)
-    if missing := {*Head._fields} - arrays.keys():
+    if missing := {*_FLOATS, *Encoded._fields, _VOCABULARY} - arrays.keys():
         raise ArtifactError(f"the detector has no {', '.join(sorted(missing))}: fit it again")
     if _SCORES not in arrays or not len(arrays[_SCORES]):
         raise ArtifactError("the detector has no calibration: fit it again, with held-out texts")
-    head = Head(**{name: np.ascontiguousarray(arrays[name], np.float32) for name in Head._fields})
+    encoded = Encoded(**{name: np.ascontiguousarray(arrays[name], np.float32) for name in Encoded._fields})
+    floats = {name: np.ascontiguousarray(arrays[name], np.float32) for name in _FLOATS}
+    head = Head(**floats, vocabulary=_vocabulary(arrays[_VOCABULARY]), encoded=encoded)
     segments = {name.removeprefix(_SEGMENT): scores for name, scores in arrays.items() if name.startswith(_SEGMENT)}
     detector = Detector(head, Calibration(arrays[_SCORES], segments), facts)
     _check(detector)
@@ -127,16 +142,31 @@ def _facts(arrays: Mapping[str, NDArray[Any]]) -> Facts:
         raise ArtifactError(f"the detector's facts cannot be read ({error})") from None
 
 
+def _vocabulary(array: NDArray[Any]) -> tuple[str, ...]:
+    try:
+        pieces = tuple(array.tobytes().decode().split("\n")) if len(array) else ()
+        if pieces:
+            WordPieces(pieces)
+    except ValueError as error:
+        raise ArtifactError(f"the detector's vocabulary is damaged ({error}): fit it again") from None
+    return pieces
+
+
 def _check(detector: Detector) -> None:
     """Arrays that fit together, and nothing in them that is not a number."""
     head, scores = detector.head, detector.calibration.scores
-    places = head.prototypes.shape[-1]
+    places, width = head.prototypes.shape[-1], head.vectors.shape[-1]
+    vector, classes = len(head.encoded.near), head.classes
     shapes = {
-        "idf": (FEATURES,), "seen": (FEATURES,), "weights": (FEATURES, len(head.bias) + places), "bias": (2 * detector.facts.classes,),
-        "prototypes": (len(head.prototypes), places), "mix": (len(SCORES),),
+        "idf": (FEATURES,), "seen": (FEATURES,), "weights": (FEATURES, len(head.bias) + places + width),
+        "bias": (2 * detector.facts.classes,),
+        "prototypes": (len(head.prototypes), places), "mix": (len(head.scores),), "vectors": (len(head.vocabulary), width),
+        "hidden": (width + 1, head.hidden.shape[-1]), "out": (head.hidden.shape[-1] + 1 if width else 1, classes if width else 0),
+        "encoded_head": (vector + 1, classes), "near": (vector, vector), "near_means": (classes, vector), "wide": (vector, vector),
+        "wide_mean": (vector,),
     }  # fmt: skip
     for name, shape in shapes.items():
-        array = getattr(head, name)
+        array = getattr(head.encoded if name in Encoded._fields else head, name)
         if array.shape != shape:
             raise ArtifactError(f"the detector's {name} are of shape {array.shape}, not {shape}: fit it again")
         if not np.isfinite(array).all():

@@ -6,12 +6,15 @@ kept; the rest is a few small numpy calls. The same text always gives the same b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.ood.encoded import ENCODED, Encoded, encoded_scores
 from policies.ood.features import pieces, word_columns
+from policies.ood.wordpiece import WordPieces
 
 Floats: TypeAlias = NDArray[np.float32]
 Status: TypeAlias = Literal["ok", "unavailable"]
@@ -19,6 +22,8 @@ Status: TypeAlias = Literal["ok", "unavailable"]
 SCORES = ("energy", "joint_energy", "surprise", "distance", "unseen")
 """In order: energy of the softmax head; energy of the one-against-all heads; -log of the largest softmax probability; one minus
 the cosine to the nearest prototype; share of the text that no training text had."""
+MEANING = "meaning"
+"""A further score of a detector that was fitted with a pretrained table: energy of a small network over the sum of the vectors."""
 KEPT_WORDS_MAX = 16_384
 """Words whose sums a scorer keeps; what comes after them is computed each time."""
 
@@ -31,17 +36,38 @@ class Head(NamedTuple):
     seen: Floats
     """(FEATURES,): 1 where a training text had the column, else 0."""
     weights: Floats
-    """(FEATURES, 2K + D): softmax head, one-against-all heads, projection; 0 where not seen, and scaled by `idf` already."""
+    """(FEATURES, 2K + D + M): softmax head, one-against-all heads, projection; 0 where not seen, and scaled by `idf` already. The
+    last M, of words and pairs alone, go into the network."""
     bias: Floats
     """(2K,)"""
     prototypes: Floats
     """(P, D), of unit length."""
     mix: Floats
-    """(len(SCORES),): the weight of each score in the mix, its scale included."""
+    """(len(scores),): the weight of each score in the mix, its scale included."""
+    vocabulary: tuple[str, ...]
+    """The V pieces of the pretrained table; none where there is none."""
+    vectors: Floats
+    """(V, M): what each piece adds to the network's input, scaled by its inverse document frequency already."""
+    hidden: Floats
+    """(M + 1, H): the network's hidden layer, bias last."""
+    out: Floats
+    """(H + 1, K): its logits, bias last."""
+    encoded: Encoded
+    """What a sentence encoder's vectors are judged by; empty without one."""
 
     @property
     def classes(self) -> int:
         return len(self.bias) // 2
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The names of its scores, in order."""
+        return SCORES + ((MEANING,) if self.vocabulary else ()) + (ENCODED if self.encodes else ())
+
+    @property
+    def encodes(self) -> bool:
+        """Whether a scorer needs an encoder too: milliseconds a text, in a process of its own."""
+        return len(self.encoded.near) > 0
 
 
 class Scored(NamedTuple):
@@ -58,11 +84,18 @@ UNAVAILABLE = Scored(float("nan"), float("nan"), "unavailable")
 class Scorer:
     """Scores texts by a head. Keeps what it computed for words, up to `KEPT_WORDS_MAX`; not for use by several threads at once."""
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Head, encode: Callable[[str], Floats] | None = None) -> None:
+        """`encode`: a text to its unit vector, by the encoder that the head was fitted with. Raises ValueError where it is missing."""
+        if head.encodes and encode is None:
+            raise ValueError("the detector was fitted with a sentence encoder, and there is none here")
         self._head = head
+        self._encode = encode if head.encodes else None
         # A column of each squared norm beside the weights, so that one sum over words gives everything.
         square = head.idf * head.idf
         self._rows = np.column_stack([head.weights, square * head.seen, square])
+        self._pieces = WordPieces(head.vocabulary) if head.vocabulary else None
+        width = head.vectors.shape[1]
+        self._inputs = slice(head.weights.shape[1] - width, head.weights.shape[1])
         self._words: dict[str, Floats] = {}
 
     def score(self, text: str | None) -> Scored:
@@ -73,7 +106,7 @@ class Scorer:
         return Scored(float(scores[0]), float(scores @ self._head.mix), "ok")
 
     def scores(self, text: str) -> Floats | None:
-        """All of `SCORES`, or None for a text without a word or sign."""
+        """All of the head's scores, or None for a text without a word or sign."""
         words, pairs = pieces(text)
         if not words:
             return None
@@ -81,7 +114,8 @@ class Scorer:
         total = np.add.reduce([kept[word] if word in kept else self._word(word) for word in words])
         if pairs:
             total = total + np.add.reduce(self._rows[list(pairs)])
-        row: Floats = from_sums(self._head, total[None])[0]
+        vectors = None if self._encode is None else self._encode(text)[None]
+        row: Floats = from_sums(self._head, total[None], vectors)[0]
         return row
 
     def _word(self, word: str) -> Floats:
@@ -91,22 +125,46 @@ class Scorer:
             # A column that stands twice counts four times in a squared length. Those that two words share are not looked for.
             distinct, times = np.unique(columns, return_counts=True)
             row[-2:] = (times * times).astype(np.float32) @ self._rows[distinct, -2:]
+        if self._pieces and (numbers := self._pieces.numbers(word)):
+            row[self._inputs] += np.add.reduce(self._head.vectors[numbers])
         if len(self._words) < KEPT_WORDS_MAX:
             self._words[word] = row
         return row
 
 
-def from_sums(head: Head, sums: Floats) -> Floats:
-    """(n, len(SCORES)) from the summed rows of n texts: weights first, then the squared norms of what was seen and of all."""
+def from_sums(head: Head, sums: Floats, vectors: Floats | None = None) -> Floats:
+    """(n, len(head.scores)) from the summed rows of n texts: weights first, then the squared norms of what was seen and of all;
+    and from an encoder's `vectors` (n, E) where the head has one."""
     classes = head.classes
     norm = np.sqrt(sums[:, -1:])
     logits = sums[:, : 2 * classes] / norm + head.bias
     softmax, against = logits[:, :classes], logits[:, classes:]
     top = softmax.max(axis=1)
-    energy = -(top + np.log(np.exp(softmax - top[:, None]).sum(axis=1)))
+    energy = -logsumexp(softmax, top)
     joint = -np.logaddexp(0, against).sum(axis=1)
-    place = sums[:, 2 * classes : -2]
+    end = head.weights.shape[1] - head.vectors.shape[1]
+    place = sums[:, 2 * classes : end]
     length = np.sqrt(np.square(place).sum(axis=1))
     nearest = (head.prototypes @ place.T).max(axis=0) / np.maximum(length, np.float32(1e-9))
     unseen = 1 - sums[:, -2] / sums[:, -1]
-    return np.stack([energy, joint, -top - energy, 1 - nearest, unseen], axis=1).astype(np.float32)
+    scores = [energy, joint, -top - energy, 1 - nearest, unseen]
+    if head.vocabulary:
+        further = network_logits(sums[:, end:-2], head.hidden, head.out)[3]
+        scores.append(-logsumexp(further, further.max(axis=1)))
+    found = np.stack(scores, axis=1).astype(np.float32)
+    return found if vectors is None or not head.encodes else np.hstack([found, encoded_scores(head.encoded, vectors)])
+
+
+def network_logits(inputs: Floats, hidden: Floats, out: Floats, mask: Floats | None = None) -> tuple[Floats, Floats, Floats, Floats]:
+    """Inputs (n, M) scaled to one length, their lengths, the hidden units (times `mask`), and the logits (n, K)."""
+    length = np.sqrt(np.square(inputs).sum(axis=1, keepdims=True)) + np.float32(1e-6)
+    scaled = inputs * (np.float32(inputs.shape[1] ** 0.5) / length)
+    active = np.maximum(scaled @ hidden[:-1] + hidden[-1], 0)
+    if mask is not None:
+        active = active * mask
+    return scaled, length, active, active @ out[:-1] + out[-1]
+
+
+def logsumexp(logits: NDArray[np.floating], top: NDArray[np.floating]) -> Floats:
+    """(n,) of logits (n, K), whose largest are `top`."""
+    return np.asarray(top + np.log(np.exp(logits - top[:, None]).sum(axis=1)), np.float32)

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from policies.ood.artifact import Detector, Facts
 from policies.ood.calibrate import calibration
-from policies.ood.energy import Head, Scorer
+from policies.ood.encoder import Encoder
+from policies.ood.energy import Scorer
+from policies.ood.heads import Labels
 from policies.ood.mixing import Mix, Progress, choose, splits
+from policies.ood.table import NO_TABLE, Table
 from policies.ood.text import TextKind
-from policies.ood.train import Labels, Trainer, clusters, count
+from policies.ood.train import Trainer, clusters, count
 
 CLASSES_MIN = 4
 """With fewer, a quarter of them cannot be held out: clusters take their place."""
@@ -50,31 +53,34 @@ class Fitted(msgspec.Struct, frozen=True):
 
 def fit(
     train: Sequence[Example], holdout: Sequence[Example], *, text: TextKind = "last_user",
-    outliers: Sequence[Example] = (), progress: Progress = lambda step: None,
+    outliers: Sequence[Example] = (), table: Table = NO_TABLE,
+    encoder: Encoder | None = None, progress: Progress = lambda step: None,
 ) -> Fitted:  # fmt: skip
     """Fit on `train`, calibrate on `holdout`, which must share no text with it by design: it carries the promise.
 
-    `outliers`: reviewed out-of-distribution texts that the head is trained away from. Raises FitError or CalibrationError.
+    `outliers`: reviewed out-of-distribution texts that the head is trained away from. `table`: pretrained vectors, which add the
+    score `meaning`. `encoder`: adds scores of its vectors; the detector then needs it to score. Raises FitError or CalibrationError.
     """
     rng = np.random.default_rng(_SEED)
     train = _usable(train, "training texts")
     progress("reading")
-    counts = count([each.text for each in train])
-    trainer = Trainer(counts)
+    counts = count([each.text for each in train], table.vocabulary, encoder)
+    trainer = Trainer(counts, table)
     labels, clustered = _labels(train, trainer, rng)
-    found = splits(counts, labels, rng, progress)
+    found = splits(counts, labels, rng, progress, table)
     if not found:
         raise FitError("all but a few texts are of one class, or the same: none can play out of distribution")
     progress("mixing")
     mix = choose(found)
     progress("training")
-    apart = count([each.text for each in _usable(outliers, "outliers", 1)]) if outliers else None
+    apart = count([each.text for each in _usable(outliers, "outliers", 1)], table.vocabulary, encoder) if outliers else None
     head = trainer.head(labels, rng, apart)._replace(mix=mix.weights)
     progress("calibrating")
-    scores, segments = _scores(head, holdout)
+    scores, segments = _scores(Scorer(head, encoder.encode if encoder else None), holdout)
     facts = Facts(
-        text=text, mix=mix.shares, train_texts=len(train), holdout_texts=len(scores), outliers=len(outliers),
-        classes=head.classes, clustered=clustered, pseudo_auroc=mix.auroc, pseudo_fpr95=mix.fpr95,
+        text=text, scores=head.scores, mix=mix.shares, train_texts=len(train), holdout_texts=len(scores), outliers=len(outliers),
+        classes=head.classes, encoder=encoder.fingerprint if encoder else "", clustered=clustered,
+        pseudo_auroc=mix.auroc, pseudo_fpr95=mix.fpr95,
     )  # fmt: skip
     outside = np.concatenate([each.outside @ mix.weights for each in found]).astype(np.float64)
     return Fitted(Detector(head, calibration(scores, segments), facts), mix, scores, outside)
@@ -103,8 +109,7 @@ def _labels(train: Sequence[Example], trainer: Trainer, rng: np.random.Generator
     return np.array([numbers[each.label or ""] for each in train], np.int64), False
 
 
-def _scores(head: Head, holdout: Sequence[Example]) -> tuple[NDArray[np.float64], list[str | None]]:
+def _scores(scorer: Scorer, holdout: Sequence[Example]) -> tuple[NDArray[np.float64], list[str | None]]:
     """Scored one by one, as live traffic is: a batch would differ in the last bits."""
-    scorer = Scorer(head)
     found = [(scored.score, each.segment) for each in holdout if (scored := scorer.score(each.text)).status == "ok"]
     return np.array([score for score, _ in found], np.float64), [segment for _, segment in found]

@@ -13,8 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.ood.energy import SCORES, Floats, from_sums
-from policies.ood.train import Counts, Labels, Trainer, sums
+from policies.ood.energy import Floats, from_sums
+from policies.ood.heads import Labels
+from policies.ood.table import NO_TABLE, Table
+from policies.ood.train import Counts, Trainer, sums
 
 SPLITS = 5
 HELD_OUT = 0.25
@@ -32,8 +34,9 @@ Progress = Callable[[str], None]
 
 
 class Split(NamedTuple):
-    """The scores that one split's head gave, (n, len(SCORES))."""
+    """The scores that one split's head gave, (n, len(names))."""
 
+    names: tuple[str, ...]
     inside: Floats
     outside: Floats
 
@@ -50,7 +53,7 @@ class Mix(NamedTuple):
     """AUROC of each score alone."""
 
 
-def splits(counts: Counts, labels: Labels, rng: np.random.Generator, progress: Progress) -> list[Split]:
+def splits(counts: Counts, labels: Labels, rng: np.random.Generator, progress: Progress, table: Table = NO_TABLE) -> list[Split]:
     """Train and score the pseudo-OOD splits, but those that leave nothing to train on or to judge by. Needs at least 4 classes."""
     found = []
     for number in range(SPLITS):
@@ -64,20 +67,22 @@ def splits(counts: Counts, labels: Labels, rng: np.random.Generator, progress: P
         if not len(trained) or not len(inside):
             continue
         _, own = np.unique(labels[trained], return_inverse=True)
-        head = Trainer(counts.take(trained)).head(own.astype(np.int64), rng)
-        found.append(Split(from_sums(head, sums(head, counts.take(inside))), from_sums(head, sums(head, counts.take(some[outside])))))
+        head = Trainer(counts.take(trained), table).head(own.astype(np.int64), rng)
+        both = (counts.take(each) for each in (inside, some[outside]))
+        found.append(Split(head.scores, *(from_sums(head, sums(head, each), each.vectors) for each in both)))
     return found
 
 
 def choose(found: list[Split]) -> Mix:
     """The mean of the mixes whose mean AUROC is within `NEAR_BEST` of the best: as good where it was chosen, and steadier elsewhere."""
     spread = np.mean([each.inside.std(axis=0) for each in found], axis=0) + 1e-6
-    tried = list(_shares())
+    names = found[0].names
+    tried = list(_shares(len(names)))
     reached = np.array([_mean(found, shares / spread, auroc) for shares in tried])
     best = np.mean([shares for shares, each in zip(tried, reached, strict=True) if each >= reached.max() - NEAR_BEST], axis=0)
     weights = np.asarray(best / spread, np.float32)
-    singles = {name: _mean(found, row, auroc) for name, row in zip(SCORES, np.eye(len(SCORES)), strict=True)}
-    shares = dict(zip(SCORES, map(float, best), strict=True))
+    singles = {name: _mean(found, row, auroc) for name, row in zip(names, np.eye(len(names)), strict=True)}
+    shares = dict(zip(names, map(float, best), strict=True))
     return Mix(shares, weights, _mean(found, weights, auroc), _mean(found, weights, fpr95), singles)
 
 
@@ -97,7 +102,7 @@ def _mean(found: list[Split], weights: NDArray[np.floating], measure: Callable[[
     return float(np.mean([measure(each.inside @ weights, each.outside @ weights) for each in found]))
 
 
-def _shares() -> Iterator[NDArray[np.float64]]:
-    for steps in product(range(MIX_STEPS + 1), repeat=len(SCORES)):
+def _shares(count: int) -> Iterator[NDArray[np.float64]]:
+    for steps in product(range(MIX_STEPS + 1), repeat=count):
         if sum(steps) == MIX_STEPS:
             yield np.array(steps) / MIX_STEPS

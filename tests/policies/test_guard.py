@@ -160,6 +160,22 @@ def test_what_is_no_detector_or_has_too_few_texts_is_refused() -> None:
         CompiledDetector(Detector("d", ARTIFACT, threshold=Threshold(keep_percent=99.0)), FILES[ARTIFACT])
 
 
+def test_a_detector_that_takes_milliseconds_is_refused() -> None:
+    import numpy as np
+
+    from policies.ood.artifact import dumps, loads
+    from policies.ood.encoded import ENCODED, distances
+
+    fitted = loads(FILES[ARTIFACT])
+    classes = fitted.head.classes
+    vectors = np.random.default_rng(1).standard_normal((8 * classes, 4)).astype(np.float32)
+    encoded = distances(vectors, np.arange(8 * classes) % classes, np.zeros((5, classes), np.float32))
+    mix = np.concatenate([fitted.head.mix, np.zeros(len(ENCODED), np.float32)])
+    slow = replace(fitted, head=fitted.head._replace(encoded=encoded, mix=mix))
+    with pytest.raises(DetectorError, match="fit it with --pretrained table"):
+        CompiledDetector(Detector("d", ARTIFACT), dumps(slow))
+
+
 def test_numpy_is_loaded_with_the_first_detector_and_not_before() -> None:
     script = (
         "import sys, json\n"

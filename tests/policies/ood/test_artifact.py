@@ -146,7 +146,7 @@ def test_pickles_are_never_read(file: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["artifact", "features", "text"])
 def test_another_version_is_refused(file: bytes, name: str) -> None:
-    with pytest.raises(ArtifactError, match=f"of {name} version 99, and this Headgate reads 1: fit it again"):
+    with pytest.raises(ArtifactError, match=f"of {name} version 99, and this Headgate reads \\d: fit it again"):
         loads(with_facts(file, lambda facts: facts["versions"].update({name: 99})))
 
 
