@@ -7,7 +7,7 @@ and draws no random number, so that a test, `headgate explain`, a replay and the
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, final
 
 import msgspec
 
@@ -162,6 +162,7 @@ class Evidence(msgspec.Struct, frozen=True):
     """The backend's evidence is raw logits."""
 
 
+@final
 class Call(msgspec.Struct, frozen=True):
     """Ask a backend; is sent back an `Outcome`."""
 
@@ -173,6 +174,7 @@ class Call(msgspec.Struct, frozen=True):
     cancelled as this one is sent."""
 
 
+@final
 class Race(msgspec.Struct, frozen=True):
     """Send the first call, and the next one where it has not come to an outcome after so long; is sent back the first `Outcome`
     without an error, and the losers are cancelled. Where a call fails the race goes on with those that were sent already, and
@@ -187,6 +189,7 @@ class Race(msgspec.Struct, frozen=True):
     """A later call goes to a replica that no earlier one is at; where there is none, it is not sent."""
 
 
+@final
 class Assess(msgspec.Struct, frozen=True):
     """Is the request like those that a detector was fitted on; is sent back an `Assessment`. The gateway reads the guard text
     off the request (`policies.ood.text`) and asks the detector by this name (`Snapshot.detectors`)."""
@@ -226,6 +229,7 @@ class Mirror(msgspec.Struct, frozen=True):
     agree: Agreement
 
 
+@final
 class Answer(msgspec.Struct, frozen=True):
     """The client gets the reply (or the error) of this outcome."""
 
@@ -240,6 +244,7 @@ class Answer(msgspec.Struct, frozen=True):
     assessment: Assessment | None = None
 
 
+@final
 class Refuse(msgspec.Struct, frozen=True):
     """The client gets an OpenAI-shaped error that the policy worded."""
 
