@@ -131,7 +131,7 @@ def _timed(scorer: Scorer, texts: list[str]) -> float:
     start = time.process_time_ns()
     for text in texts:
         scorer.score(text)
-    return (time.process_time_ns() - start) / len(texts) / 1000
+    return (time.process_time_ns() - start) / max(1, len(texts)) / 1000
 
 
 def table(result: dict[str, Any]) -> str:
