@@ -30,7 +30,7 @@ test-compiled: compile ## Run the suite of the request path over the compiled mo
 
 interpreted: ## Undo `compile`
 	find gateway -name '*.so' -delete
-	rm -rf headgate__mypyc*.so build
+	rm -rf build
 
 check: setup ## Lint, types, import rules, tidy tests
 	$(BIN)/ruff check .

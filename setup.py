@@ -71,7 +71,7 @@ def extensions() -> list[object]:
         return []
     from mypyc.build import mypycify
 
-    found = list(mypycify(COMPILED, opt_level="3", debug_level="0", group_name="headgate"))
+    found = list(mypycify(COMPILED, opt_level="3", debug_level="0", group_name="gateway.request_path"))
     for extension in found:
         # Nobody replaces these functions from outside: calls among them need no indirection, and small ones may be inlined.
         extension.extra_compile_args += ["-fno-semantic-interposition", "-fvisibility=hidden"]
