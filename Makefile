@@ -23,7 +23,7 @@ compile: setup ## Compile the request path to C, in place: about half its cost. 
 	HEADGATE_COMPILE=1 $(BIN)/python setup.py --quiet build_ext --inplace
 
 # What is compiled, and what is built from it, end to end.
-COMPILED_TESTS := tests/gateway tests/contracts tests/e2e
+COMPILED_TESTS := $(addprefix tests/gateway/,exchange link protocol server telemetry upstream wire test_worker.py test_supervisor.py) tests/contracts tests/e2e
 
 test-compiled: compile ## Run the suite of the request path over the compiled modules
 	$(BIN)/python -m pytest $(COMPILED_TESTS)
