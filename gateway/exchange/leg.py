@@ -197,19 +197,20 @@ class Leg:
         if self.content_at is None:
             self.content_at = self.head_at
         asked = self._exchange.body
+        if self.evidence is not None:
+            # First, since what was asked for and is not JSON (NaN) must not make the reply none.
+            self.scores, body = read_evidence(
+                asked.endpoint, body, self.evidence, hold_tokens=self._hold_tokens, keep=asked.keeps_logprobs(self.evidence)
+            )
+            self._chunks = [body]
         self.facts = read_reply(asked.endpoint, body)
         problem = self.facts.problem
         if problem is None and asked.stream:
             problem = "a whole reply came where a stream was asked for"  # in which a client's reader would find no event
         if problem is not None:
             self._fault(CallError("protocol", problem))
-            return
-        if self.evidence is not None:
-            self.scores, given = read_evidence(
-                asked.endpoint, body, self.evidence, hold_tokens=self._hold_tokens, keep=asked.keeps_logprobs(self.evidence)
-            )
-            self._chunks = [given]
-        self._judge(complete=True)
+        else:
+            self._judge(complete=True)
 
     def _evidence_reader(self, evidence: Evidence) -> EvidenceReader:
         return EvidenceReader(evidence, hold_tokens=self._hold_tokens, keep=self._exchange.body.keeps_logprobs(evidence))

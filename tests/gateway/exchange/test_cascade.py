@@ -131,6 +131,18 @@ def test_a_whole_answer_is_judged_by_the_same_first_tokens(logprobs: tuple[float
     assert (rig.record.backend, rig.record.calls[0].scores is not None) == (backend, True)
 
 
+def test_evidence_that_is_not_json_does_not_cost_a_whole_answer() -> None:
+    rig = Rig(cascade().decide(FEATURES), stream=False)
+    entry = {"token": "a", "logprob": -7.25, "bytes": None, "top_logprobs": []}
+    answer = {"model": "m", "choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]}
+    scored = {**answer, "choices": [{**answer["choices"][0], "logprobs": {"content": [entry]}}]}  # type: ignore[dict-item]
+    rig.call().reply(200, JSON, msgspec.json.encode(scored).replace(b"-7.25", b"NaN"))
+    assert (rig.reply.status, rig.reply.body) == (200, msgspec.json.encode(answer))
+    scores = rig.record.calls[0].scores
+    assert scores is not None
+    assert scores.status == "unavailable"
+
+
 def test_what_was_held_is_served_where_the_last_stage_fails() -> None:
     rig = Rig(cascade(serve_held=True).decide(FEATURES))
     small = rig.call()
