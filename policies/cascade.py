@@ -116,11 +116,11 @@ class Cascade:
                 audited.append(outcome)
         verdict = yield from self.last.plan(self._keep(held, audited))
         assert isinstance(verdict, Answer)
+        verdict = replace(verdict, reason=reason if verdict.reason == "primary" else verdict.reason)
         if verdict.outcome.error is not None:
             return self._failed(verdict, held, judgements)
         return replace(
             verdict,
-            reason=reason if verdict.reason == "primary" else verdict.reason,
             judgements=tuple(judgements),
             mirrors=self._mirrors(features, verdict.outcome, audited, accepted=False),
         )

@@ -134,7 +134,8 @@ def test_the_last_stage_may_fail_over() -> None:
 @pytest.mark.key("routes[].cascade.when_last_fails")
 def test_where_the_last_stage_fails_its_error_or_the_held_reply_is_the_answer() -> None:
     found = asked(rule(), small=UNSURE, big=REFUSED)
-    assert (found.answer.outcome.error, found.answer.low_confidence) == (REFUSED, False)
+    assert (found.answer.outcome.error, found.answer.low_confidence, found.answer.reason) == (REFUSED, False, "low_confidence")
+    assert asked(rule(), small=REFUSED, big=REFUSED).answer.reason == "failover", "an error has a reason too"
     assert [call.keep for call in found.calls] == [(), ()], "the deferred call is cancelled at once"
     held = rule([stage("small"), stage("huge")], when_last_fails="serve_held")
     found = asked(held, small=UNSURE, huge=UNSURE, big=REFUSED)
