@@ -14,6 +14,7 @@ import collections
 import json
 import resource
 import time
+from collections.abc import Iterable
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -201,7 +202,7 @@ async def ask_always(plan: Plan, tally: Tally, running: asyncio.Event, stream: b
             await asyncio.sleep(0.05)
 
 
-def quantiles(values: list[float], name: str) -> dict[str, float]:
+def quantiles(values: Iterable[float], name: str) -> dict[str, float]:
     """p50, p95 and p99 in microseconds."""
     ordered = sorted(values)
     return {f"{name}_p{q}_us": ordered[min(len(ordered) - 1, len(ordered) * q // 100)] * 1e6 for q in (50, 95, 99)} if ordered else {}

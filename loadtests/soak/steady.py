@@ -13,8 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from loadtests.chaos.clients import Client, Seen
 from loadtests.chaos.site import Setup, Site, read_journal, site
+from loadtests.generator import quantiles
 from loadtests.soak.watch import ROLES, Held, Memory, held
 from tests.e2e.gateway import eventually
 
@@ -169,19 +172,18 @@ async def steady(minutes: float, seed: int) -> dict[str, Any]:
                 await eventually(recorded, 15)
             stored = on_record(running.state)
         journal = read_journal(running.journal)
-    latencies = sorted(ledger.latencies)
     report: dict[str, Any] = {
         "minutes": minutes,
         "most_per_s": round(most, 1),
         "reached_per_s": round(reached, 1),
         "answers": dict(ledger.verdicts),
         "disturbed": dict(done),
-        "latency_ms": {f"p{q}": round(latencies[len(latencies) * q // 100] * 1000, 1) for q in (50, 95, 99)},
+        **{name: round(value) for name, value in quantiles(ledger.latencies, "latency").items()},
         "on_record": stored[0],
         "told": ledger.exchanges,
         "memory_kib_per_minute": {role: round(memory.kib_per_minute(role), 1) for role in ROLES},
-        "held_before": {role: structs(before["held"][role]) for role in ROLES},
-        "held_after": {role: structs(after["held"][role]) for role in ROLES},
+        "held_before": {role: msgspec.structs.asdict(before["held"][role]) for role in ROLES},
+        "held_after": {role: msgspec.structs.asdict(after["held"][role]) for role in ROLES},
     }
     report["broken"] = [repr(each) for each in failed] + list(broken(report, ledger, stored, journal.doubled, after["snapshots"]))
     return report
@@ -189,10 +191,6 @@ async def steady(minutes: float, seed: int) -> dict[str, Any]:
 
 def more(after: Held, before: Held) -> bool:
     return after.descriptors > before.descriptors or after.tasks > before.tasks
-
-
-def structs(each: Any) -> dict[str, int]:
-    return {name: getattr(each, name) for name in each.__struct_fields__}
 
 
 def broken(report: dict[str, Any], ledger: Ledger, stored: tuple[int, int], doubled: int, snapshots: float) -> list[str]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import statistics
 import time
 from pathlib import Path
 
@@ -76,12 +77,4 @@ class Memory:
     def kib_per_minute(self, role: str) -> float:
         """The slope of the second half, by least squares; 0 where there are too few samples to tell."""
         half = self.samples[role][len(self.samples[role]) // 2 :]
-        return slope(half) * 60 / 1024 if len(half) > 2 else 0.0
-
-
-def slope(points: list[tuple[float, float]]) -> float:
-    """Of y over x, by least squares."""
-    x_mean = sum(x for x, _ in points) / len(points)
-    y_mean = sum(y for _, y in points) / len(points)
-    spread = sum((x - x_mean) ** 2 for x, _ in points)
-    return sum((x - x_mean) * (y - y_mean) for x, y in points) / spread if spread else 0.0
+        return statistics.linear_regression(*zip(*half, strict=True)).slope * 60 / 1024 if len(half) > 2 else 0.0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from loadtests.soak.__main__ import STAGES, main
 from loadtests.soak.steady import Ledger, broken, hashed
-from loadtests.soak.watch import slope
+from loadtests.soak.watch import Memory
+from tests.e2e.gateway import Gateway
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -53,9 +55,11 @@ def test_what_a_soak_must_not_show() -> None:
     ]
 
 
-def test_the_slope_of_memory() -> None:
-    assert slope([(0.0, 5.0), (1.0, 7.0), (2.0, 9.0)]) == pytest.approx(2.0)
-    assert slope([(1.0, 5.0)]) == 0.0
+def test_the_slope_of_memory_is_of_the_second_half() -> None:
+    memory = Memory(cast(Gateway, None))
+    assert memory.kib_per_minute("worker") == 0.0
+    memory.samples["worker"] = [(float(second), 9e9 if second < 4 else 2048.0 * second) for second in range(8)]
+    assert memory.kib_per_minute("worker") == pytest.approx(120.0)
 
 
 def test_the_folder_that_is_injected_has_nothing_else_to_import() -> None:
