@@ -20,8 +20,6 @@ AGREE_S = 10.0
 """Metrics are reported about once a second, records some milliseconds after the answer."""
 HELD_S = 2.5
 """In which every stream of a memory round is opened."""
-
-
 QUIET_S = 180.0
 """What a subject is given to end what it still does after a round; LiteLLM works off what its clients have given up."""
 QUIET_LOOK_S = 0.5
@@ -61,6 +59,7 @@ def measure(subject: Subject, scenario: Scenario, mock: int, *, seconds: float, 
         out, _ = generator.communicate(timeout=seconds + patience + 30)
     except subprocess.TimeoutExpired:
         generator.kill()
+        generator.communicate()
         return Round({}, void="the generator did not end")
     finally:
         ask_mock(mock, "/mode/plain")

@@ -57,7 +57,7 @@ class Results:
             for subject in subjects:
                 rounds = [each for each in self.added(scenario, subject) if each is not None]
                 row: Figures = {}
-                for name in sorted(set().union(*rounds)) if rounds else ():
+                for name in sorted(set().union(*rounds)):
                     values = [each[name] for each in rounds if name in each]
                     row[name] = {"median": statistics.median(values), "min": min(values), "max": max(values)}
                     if subject == "headgate":

@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         skipped = {"skipped": results.skipped, "void": results.void}
         goals = [verdict.line() for verdict in verdicts]
         print(json.dumps({"about": results.about, **skipped, "scenarios": summary, "goals": goals}, indent=1))
-    ours_void = any(" headgate: " in f" {each}" for each in results.void)
+    ours_void = any(each.startswith("headgate: ") for each in results.void)
     return int(ours_void or any(verdict.missed for verdict in verdicts))
 
 

@@ -90,7 +90,7 @@ def _command(name: str, folder: Path, words: dict[str, object]) -> tuple[list[st
         (folder / "litellm.yaml").write_text(fill("peers/litellm.yaml", words))
         options = ["--host", "127.0.0.1", "--port", str(words["port"]), "--num_workers", "1", "--telemetry", "False"]
         return [found, "--config", f"{folder}/litellm.yaml", *options], "/health/liveliness"
-    return [found, *(line for line in fill(f"peers/{name}.args", words).split())], "/v1/models"
+    return [found, *fill(f"peers/{name}.args", words).split()], "/v1/models"
 
 
 @contextlib.contextmanager

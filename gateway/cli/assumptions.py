@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.exchange.leg import REQUEST_FAULTS
 from policies.plan import Call, CallError, ErrorKind, Ood, Outcome, Race, ScoreStatus
-from policies.scores import UNAVAILABLE, Scores
+from policies.scores import TOKENS_MAX, UNAVAILABLE, Scores
 
 SCORES = ("mean_logprob", "min_logprob", "quantile_logprob", "perplexity", "margin", "first_margin", "entropy", "energy", "tokens")
 _STATUSES: tuple[ScoreStatus, ...] = get_args(ScoreStatus)
@@ -59,7 +59,7 @@ def assumed_scores(words: str) -> Scores:
             values[name] = float(number)
         except ValueError:
             raise ValueError(f"{name} needs a number, not {number!r}") from None
-    tokens = max(1, int(values.pop("tokens", 1)))
+    tokens = int(min(TOKENS_MAX, max(1, values.pop("tokens", 1))))
     quantile = values.pop("quantile_logprob", None)
     if "mean_logprob" in values:
         mean = values["mean_logprob"]

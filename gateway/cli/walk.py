@@ -32,8 +32,8 @@ from policies.plan import (
     Plan,
     Race,
     Refuse,
-    Result,
     RouteState,
+    advance,
 )
 from policies.schema import Key
 from policies.snapshot import NoRoute, Snapshot
@@ -147,23 +147,19 @@ class Walk:
 
     def drive(self, plan: Plan) -> Answer | Refuse:
         """Raises RuntimeError for a plan that asks for more calls than an exchange may make."""
-        result: Result | None = None
         made = 0
-        try:
-            while True:
-                verb = plan.send(result)  # type: ignore[arg-type]  # None starts a generator
-                if isinstance(verb, Assess):
-                    result = self._assess(verb)
-                    continue
-                made += len(verb.calls) if isinstance(verb, Race) else 1
-                if made > CALLS_MAX:
-                    raise RuntimeError(f"the plan asked for more than {CALLS_MAX} calls")
-                outcome = self._assumed.outcome(verb, len(self._calls))
-                self._calls.append((verb, outcome))
-                result = outcome
-        except StopIteration as ended:
-            verdict: Answer | Refuse = ended.value
-            return verdict
+        step = advance(plan, None)
+        while not isinstance(step, Answer | Refuse):
+            if isinstance(step, Assess):
+                step = advance(plan, self._assess(step))
+                continue
+            made += len(step.calls) if isinstance(step, Race) else 1
+            if made > CALLS_MAX:
+                raise RuntimeError(f"the plan asked for more than {CALLS_MAX} calls")
+            outcome = self._assumed.outcome(step, len(self._calls))
+            self._calls.append((step, outcome))
+            step = advance(plan, outcome)
+        return step
 
     def steps(self, verdict: Answer | Refuse) -> Iterable[Step]:
         """Each call, and each stage that was not asked, with what was made of it."""

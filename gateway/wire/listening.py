@@ -45,7 +45,7 @@ class Listening:
         loop = asyncio.get_running_loop()
         self._listening.close()
         taken: list[socket.socket] = []
-        with contextlib.suppress(BlockingIOError, OSError):  # none waits, or no descriptor is left
+        with contextlib.suppress(OSError):  # none waits, or no descriptor is left
             while len(taken) < TAKEN_MAX:
                 with contextlib.suppress(ConnectionAbortedError):
                     taken.append(self._sock.accept()[0])

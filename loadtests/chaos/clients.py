@@ -43,15 +43,13 @@ class Seen(msgspec.Struct):
 
 
 class Client:
-    """One connection at a time; `ask` opens another where it must. `tags` tells of what was sent."""
+    """One connection at a time; `ask` opens another where it must."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
         self._port = port
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self.refused = 0
-        """Connections that could not be opened."""
 
     async def ask(self, tag: str, stream: bool, *, give_up: Callable[[], bool]) -> Seen | None:
         """One request; None where no connection was had until `give_up`."""
@@ -62,7 +60,6 @@ class Client:
             try:
                 self._reader, self._writer = await asyncio.open_connection(self._host, self._port, limit=1 << 20)
             except OSError:
-                self.refused += 1
                 await asyncio.sleep(RECONNECT_S)
         seen = Seen(tag, stream, kept=kept, started=time.monotonic())
         try:

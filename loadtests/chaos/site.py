@@ -28,7 +28,7 @@ backends:
     timeouts: {{connect: 1s, first_token: 1s, between_tokens: 1s, total: 8s}}
     retries: {{attempts: 2, retry_on: [connect, "429", "503"], backoff: 10ms, budget_percent: 50}}
     breaker: {{failures: 5, open_for: 200ms}}
-    readiness: {{every: {probe}}}
+    readiness: {{every: 1h}}
     concurrency: {concurrency}
 routes:
   - {{name: main, matches: [{{models: [chat]}}], backend: both}}
@@ -45,7 +45,6 @@ class Setup(msgspec.Struct, frozen=True):
     share: float = 0.0
     both_backends: bool = False
     names: tuple[str, str] = ("127.0.0.1", "127.0.0.1")
-    probe: str = "1h"
     concurrency: str = "{}"
     content: bool = False
     """Whether records keep what was said."""
@@ -106,7 +105,6 @@ class Site:
             second=second,
             first_port=self.backends[0].port,
             second_port=self.backends[1].port,
-            probe=self.setup.probe,
             concurrency=self.setup.concurrency,
             content=str(self.setup.content).lower(),
         )

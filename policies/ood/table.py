@@ -11,7 +11,6 @@ import numpy as np
 
 from policies.ood.encoder import EncoderError, Floats, read_tensors
 
-TABLE_VERSION = 1
 WIDTH = 256
 _TENSOR = "embeddings.word_embeddings.weight"
 _MARKS = 1000

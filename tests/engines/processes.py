@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from loadtests.processes import free_port
 from tests.engines.install import installed
 
 VLLM_START_S = 240.0
@@ -123,14 +124,6 @@ def _cpu_code(backends: Path) -> Path:
         if needs in flags and (found := backends / f"libggml-cpu-{name}.so").exists():
             return found
     return next(backends.glob("libggml-cpu*.so"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        assert isinstance(port, int)
-        return port
 
 
 def _descendants(pid: int) -> list[int]:
