@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.telemetry.sample import Sample
 
-LINK_VERSION = 1
+LINK_VERSION = 2
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -97,6 +97,21 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """None where no evidence was asked for."""
 
 
+class AuditRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What an audit of the exchange found, off the request path (`policies.plan.Mirror`)."""
+
+    purpose: str
+    """"audit_accepted": the last stage was asked the same. "audit_deferred": a deferred reply was let finish."""
+    backend: str
+    """Whose reply was compared with the answer."""
+    agreed: bool | None
+    """None: it could not be told, and `why` says why."""
+    why: str = ""
+    """"" where it could be told, else "error", "busy", "timeout", "too_long", "not_comparable" or "stopped"."""
+    call: CallRecord | None = None
+    """What was asked for the audit alone: the call of "audit_accepted"."""
+
+
 class Content(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What was asked and served, as bytes on the wire; `truncated` where it was longer than is kept."""
 
@@ -146,6 +161,8 @@ class ExchangeRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The client left before the answer was whole."""
     findings: Findings | None = None
     """None where neither a guard nor a cascade had its say."""
+    audits: tuple[AuditRecord, ...] = ()
+    """The record of an audited exchange is emitted once its audits have ended."""
 
 
 # Worker -> controller
