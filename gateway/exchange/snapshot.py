@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import final
 
@@ -15,6 +16,8 @@ from gateway.upstream.kinds import watched
 from policies import schema
 from policies.plan import RouteState
 from policies.snapshot import Snapshot
+
+_NUMBERS = itertools.count(1)
 
 PREPARED_MAX = 4
 """Prepared versions waiting for their swap: a controller that never swaps must not pile them up."""
@@ -45,8 +48,15 @@ class Live:
         before: Mapping[str, RouteMemory],
     ) -> None:
         """`before`: what is remembered of the routes of the policy in force."""
+        self.number: int = next(_NUMBERS)
+        """No other of this process has it, not even one of the same version."""
         self.snapshot = snapshot
         self.version = snapshot.version
+        self.deadline = snapshot.policy.server.deadline
+        """Seconds."""
+        content = snapshot.policy.records.content
+        self.stored = content if content.store else None
+        """What is kept of what is said; None: nothing."""
         self.targets = targets
         self.memories = memories(snapshot.policy, snapshot.detectors, before)
         self.stateful = snapshot.stateful

@@ -271,7 +271,9 @@ def _layout(raw: bytes, fields: dict[str, msgspec.Raw]) -> tuple[int, dict[str, 
     writes, the body is put together again and compared. Anything else is walked.
     """
     length = len(raw) if raw[-1] == 0x7D else len(raw.rstrip(_SPACE))
-    least = len("".join(fields)) + sum(map(len, fields.values())) + 4 * len(fields) + 1
+    least = 4 * len(fields) + 1
+    for name, value in fields.items():  # `sum` and `join` take twice as long, compiled
+        least += len(name) + len(value)
     if least == length:
         return 0, None
     if least + 2 * len(fields) - 1 == length:

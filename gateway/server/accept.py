@@ -50,6 +50,22 @@ SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 @final
+class Caller:
+    """What follows from a request's head under one policy: kept with the head, so that a client that asks again is not looked up again."""
+
+    __slots__ = ("debug", "endpoint", "key", "key_name", "live", "request_id")
+
+    def __init__(self, live: Live, endpoint: Endpoint, key: schema.Key | None, request: Request) -> None:
+        self.live = live.number
+        """Not the policy itself, which a client that is silent would keep."""
+        self.endpoint: Endpoint = endpoint
+        self.key = key
+        self.key_name = "" if key is None else key.name
+        self.debug = key is not None and key.debug and request.headers.get(b"x-headgate-debug") == b"true"
+        self.request_id = asked_id(request)
+
+
+@final
 class Acceptor:
     """Answers requests of the data listener (`gateway.wire.base.Handler`)."""
 
@@ -58,50 +74,57 @@ class Acceptor:
         self._snapshots = snapshots
         self._trace_sample_percent = trace_sample_percent
         self._ready = ready
+        self._second = 0
+        self._second_digits = ""
 
     def handle(self, request: Request, reply: Reply) -> None:
         """Answer a request, now or through the exchange that it becomes."""
         # One draw for every id: of the exchange 16 digits, of its trace 32, of its span 16.
         digits = (self._site.new_id(256) | NEVER_ZERO).to_bytes(32, "big").hex()
         # An exchange's begins with the second, so that the store appends to its index instead of touching a page of it for every record.
-        exchange_id = int(time.time()).to_bytes(4, "big").hex() + digits[:16]
-        asked_id = request.headers.get(b"x-request-id")
-        request_id = asked_id.decode() if asked_id is not None and SANE_REQUEST_ID.fullmatch(asked_id) else exchange_id
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._second_digits = second, second.to_bytes(4, "big").hex()
+        exchange_id = self._second_digits + digits[:16]
         live = self._snapshots.current
-        try:
-            endpoint = ENDPOINTS.get(request.path)
-            if endpoint is None:
-                self._answer_other(request, reply, live, request_id)
+        head = request.head
+        caller = None if head is None else head.made_of_it
+        if live is None or not isinstance(caller, Caller) or caller.live != live.number:
+            try:
+                endpoint = ENDPOINTS.get(request.path)
+                if endpoint is None:
+                    self._answer_other(request, reply, live, asked_id(request) or exchange_id)
+                    return
+                if request.method != b"POST":
+                    raise not_taken(request.path, "POST")
+                if live is None:
+                    raise starting()
+                caller = Caller(live, endpoint, authenticate(request, live), request)
+            except ApiError as problem:
+                if live is not None:
+                    live.unrouted.request("refused", problem.status)
+                refuse(reply, problem, exchange_id, asked_id(request) or exchange_id, "" if live is None else live.version)
                 return
-            if request.method != b"POST":
-                raise not_taken(request.path, "POST")
-            if live is None:
-                raise starting()
-            key = authenticate(request, live)
-        except ApiError as problem:
-            if live is not None:
-                live.unrouted.request("refused", problem.status)
-            refuse(reply, problem, exchange_id, request_id, "" if live is None else live.version)
-            return
+            if head is not None:
+                head.made_of_it = caller
         headers = request.headers
         trace = continue_trace(
             headers.get(b"traceparent"), headers.get(b"tracestate"), self._trace_sample_percent, digits[16:48], digits[48:]
         )
-        self._begin(request, reply, live, key, endpoint, exchange_id, request_id, trace)
+        self._begin(request, reply, live, caller, exchange_id, caller.request_id or exchange_id, trace)
 
     def _begin(
         self,
         request: Request,
         reply: Reply,
         live: Live,
-        key: schema.Key | None,
-        endpoint: Endpoint,
+        caller: Caller,
         exchange_id: str,
         request_id: str,
         trace: TraceContext,
     ) -> None:
         """Bind the snapshot for the whole exchange, decide, and start the plan."""
-        headers = request.headers
+        headers, key, endpoint = request.headers, caller.key, caller.endpoint
         body: Body | None = None
         try:
             if headers.get(b"content-encoding", b"identity") != b"identity":
@@ -120,7 +143,7 @@ class Acceptor:
             now = self._site.now()
             self._site.emit(refusal_record(problem, request, body, endpoint, key, live.version, exchange_id, request_id, trace, now, size))
             return
-        order = self._order(request, live, key, body, decision, exchange_id, request_id, trace)
+        order = self._order(request, live, caller, body, decision, exchange_id, request_id, trace)
         live.lease()
         Exchange(self._site, order, reply).start()
 
@@ -128,14 +151,13 @@ class Acceptor:
         self,
         request: Request,
         live: Live,
-        key: schema.Key | None,
+        caller: Caller,
         body: Body,
         decision: Decision,
         exchange_id: str,
         request_id: str,
         trace: TraceContext,
     ) -> Order:
-        policy = live.snapshot.policy
         route = decision.route
         measures = live.measures[route.name]
         unit = ""
@@ -144,7 +166,7 @@ class Acceptor:
                 measures.unit_missing.value += 1
             else:
                 unit = decision.unit
-        stored = policy.records.content
+        stored = live.stored
         order = Order(
             exchange_id,
             request_id,
@@ -158,14 +180,14 @@ class Acceptor:
             request.path,
             trace,
             request.started,
-            request.started + policy.server.deadline,
-            "" if key is None else key.name,
-            key is not None and key.debug and request.headers.get(b"x-headgate-debug") == b"true",
+            request.started + live.deadline,
+            caller.key_name,
+            caller.debug,
             unit,
             decision.segments,
             route.keep_alive_after,
         )
-        if stored.store and sample(exchange_id, CONTENT_RULE, stored.sample_percent):
+        if stored is not None and sample(exchange_id, CONTENT_RULE, stored.sample_percent):
             order.content = ContentKeeper(request.body)
         return order
 
@@ -215,6 +237,12 @@ def not_taken(path: bytes, methods: str) -> ApiError:
 def starting() -> ApiError:
     """What is said before a policy is in force."""
     return ApiError(503, "server_error", "no policy is in force yet", code="starting", headers=retry_lines(RETRY_AFTER_S))
+
+
+def asked_id(request: Request) -> str:
+    """The id that the client gave its request; "" where it gave none, or one that is not to be repeated."""
+    given = request.headers.get(b"x-request-id")
+    return given.decode() if given is not None and SANE_REQUEST_ID.fullmatch(given) else ""
 
 
 def authenticate(request: Request, live: Live) -> schema.Key | None:

@@ -6,6 +6,8 @@ from the record. Sampling is consistent (the trace id decides), so that several 
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from typing import final
 
@@ -18,7 +20,6 @@ _NO_TRACE = b"0" * 32
 _NO_SPAN = b"0" * 16
 _RANDOM_DIGITS = 14
 """The right-hand 56 bits of a trace id are the random ones, whoever made it."""
-_RANDOM = 16.0**_RANDOM_DIGITS
 
 
 @final
@@ -65,7 +66,14 @@ def child_header(context: TraceContext, span_id: str) -> bytes:
 
 def _sampled(trace_id: str, percent: float) -> bool:
     """Whether the trace is among the sampled `percent`: what one percentage samples, a greater one samples too."""
-    return int(trace_id[-_RANDOM_DIGITS:], 16) * 100 < percent * _RANDOM
+    # Hex digits of one length sort as their numbers do.
+    return percent >= 100.0 or trace_id[-_RANDOM_DIGITS:] < _bound(percent)
+
+
+@functools.lru_cache(maxsize=8)
+def _bound(percent: float) -> str:
+    """The first number, as digits, that `percent` does not sample."""
+    return format(math.ceil(max(0.0, percent) / 100 * 16**_RANDOM_DIGITS), f"0{_RANDOM_DIGITS}x")
 
 
 def _handed_on(tracestate: bytes | None) -> bytes:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import final
 
+from gateway.wire.known_head import KnownHead
+
 
 @final
 class Request:
     """One parsed request, its body complete."""
 
-    __slots__ = ("body", "headers", "http10", "keep_alive", "method", "path", "peer", "query", "started")
+    __slots__ = ("body", "head", "headers", "http10", "keep_alive", "method", "path", "peer", "query", "started")
 
     def __init__(
         self,
@@ -21,6 +23,7 @@ class Request:
         started: float = 0.0,
         body: bytes = b"",
         http10: bool = False,
+        head: KnownHead | None = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -34,5 +37,7 @@ class Request:
         """loop.time() of the first byte of the request."""
         self.body = body
         self.http10 = http10
+        self.head = head
+        """The same object for as long as requests of one connection have the same head; None where it is not recognised."""
         self.keep_alive = True
         """Another request may follow on its connection."""

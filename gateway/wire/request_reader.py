@@ -104,7 +104,7 @@ class RequestReader:
             known = self._known
             if known is not None and (body := known.body(data)) is not None and len(body) <= self.limits.body_bytes_max:
                 method, path, query = self._known_line
-                self.ready.append(Request(method, path, query, known.headers(body), self._peer, now, body))
+                self.ready.append(Request(method, path, query, known.headers(body), self._peer, now, body, head=known))
                 return
             self.begun = True
         self._parse(data, now)
@@ -115,7 +115,7 @@ class RequestReader:
         """The next request may well have the same head."""
         self._known = None
         if request.keep_alive and not request.http10 and b"expect" not in request.headers:
-            self._known = learn(data, request.headers)
+            self._known = request.head = learn(data, request.headers)
             self._known_line = request.method, request.path, request.query
 
     def _parse(self, data: bytes, now: float) -> None:

@@ -15,6 +15,7 @@ from gateway.link.messages import ExchangeRecord
 from gateway.server.accept import Acceptor, is_loopback, not_taken
 from gateway.telemetry.counters import Counters
 from gateway.upstream.fake import FakeUpstream
+from gateway.wire.known_head import KnownHead
 from gateway.wire.request import Request
 from policies import schema
 from policies.hashing import CONTENT_RULE, sample
@@ -65,11 +66,12 @@ class Door:
         *,
         method: str = "POST",
         peer: str = "127.0.0.1",
+        head: KnownHead | None = None,
         **headers: str,
     ) -> FakeReply:
         raw = body if isinstance(body, bytes) else json.dumps(body or {"model": "chat", "messages": []}).encode()
         lines = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
-        request = Request(method.encode(), path.encode(), b"", lines, peer, self.loop.time(), raw)
+        request = Request(method.encode(), path.encode(), b"", lines, peer, self.loop.time(), raw, head=head)
         reply = FakeReply()
         self.acceptor.handle(request, cast(Any, reply))
         return reply
@@ -77,6 +79,22 @@ class Door:
     @property
     def small(self) -> FakeUpstream:
         return self.upstreams["small"][-1]
+
+
+def test_a_known_head_is_looked_up_once_and_again_under_another_policy() -> None:
+    door = Door(building.policy(keys=[{"name": "mine", "sha256": building.ACME, "debug": True}]))
+    known = KnownHead(b"", b"", {})
+    headers = {"authorization": "Bearer acme's key", "x_request_id": "mine-1", "x_headgate_debug": "true"}
+    for _ in range(2):
+        door.ask(head=known, **headers)
+    remembered = known.made_of_it
+    door.ask(head=known, **headers)
+    assert known.made_of_it is remembered
+    assert [(each.order.key, each.order.request_id, each.order.debug) for each in door.in_flight] == [("mine", "mine-1", True)] * 3
+    assert len({each.order.exchange_id for each in door.in_flight}) == 3
+    door.put_in_force(building.policy(keys=[{"name": "another", "sha256": building.GLOBEX}]))
+    assert door.ask(head=known, **headers).status == 401, "the key is no longer one"
+    assert door.ask(head=known, **headers).status == 401, "nor is its refusal undone by asking again"
 
 
 def test_before_there_is_a_policy() -> None:

@@ -90,6 +90,19 @@ def test_a_known_head_is_recognised() -> None:
     assert reader._known.headers(b"012")[b"content-length"] == b"3"
 
 
+def test_requests_with_one_head_carry_it() -> None:
+    reader = RequestReader(ServerLimits(), "p")
+    for body in (b"0123", b"01", b"012345"):
+        reader.feed(head([], body), 1.0)
+    reader.feed(head([(b"x-a", b"v")], b"01"), 1.0)
+    first, second, third, other = (request.head for request in reader.ready)
+    assert first is second is third is not None
+    assert other is not first
+    reader.ready.clear()
+    reader.feed(head([], b"01") * 2, 1.0)
+    assert [request.head for request in reader.ready] == [None, None]
+
+
 def test_what_is_not_learned() -> None:
     for line in (b"expect: 100-continue", b"connection: close", b"content-length: 2"):
         reader = taught(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n%b\r\n\r\nab" % line)
