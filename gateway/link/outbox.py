@@ -33,6 +33,12 @@ class Outbox:
 
     def __init__(self, counters: Counters, limits: OutboxLimits | None = None) -> None:
         self._limits = limits or OutboxLimits()
+        # What every record is held against, out of a Struct whose fields take a look-up.
+        self._records_max = self._limits.records_max
+        self._bytes_max = self._limits.bytes_max
+        self._record_bytes_max = self._limits.record_bytes_max
+        self._batch_records_max = self._limits.batch_records_max
+        self._batch_bytes_max = self._limits.batch_bytes_max
         self._spill: deque[bytes] = deque()
         self._spill_bytes = 0
         self._window: deque[_Sent] = deque()
@@ -68,16 +74,16 @@ class Outbox:
         """Keep `record`, or drop and count it. Never raises."""
         try:
             data = self._encode(record)
-            if len(data) > self._limits.record_bytes_max and record.content is not None:
+            if len(data) > self._record_bytes_max and record.content is not None:
                 data = self._encode(msgspec.structs.replace(record, content=Content(b"", b"", truncated=True)))
         except Exception:  # a record that cannot be encoded must not fail the request it tells of
             self.drop("encoding", 1)
             return
-        if len(data) > self._limits.record_bytes_max:
+        if len(data) > self._record_bytes_max:
             self.drop("too_large", 1)
         elif (
-            len(self._spill) + self._window_records >= self._limits.records_max
-            or self._spill_bytes + self._window_bytes + len(data) > self._limits.bytes_max
+            len(self._spill) + self._window_records >= self._records_max
+            or self._spill_bytes + self._window_bytes + len(data) > self._bytes_max
         ):
             self.drop("spill_full", 1)
         else:
@@ -91,7 +97,7 @@ class Outbox:
 
     def batch_is_full(self) -> bool:
         """Enough waits to be worth a write of its own."""
-        return len(self._spill) >= self._limits.batch_records_max or self._spill_bytes >= self._limits.batch_bytes_max
+        return len(self._spill) >= self._batch_records_max or self._spill_bytes >= self._batch_bytes_max
 
     def next_frame(self) -> bytes | None:
         """The next batch to write, None when there is none or the window is full."""
@@ -106,8 +112,8 @@ class Outbox:
             return False
         taken: list[msgspec.Raw] = []
         size = 0
-        while self._spill and len(taken) < self._limits.batch_records_max:
-            if taken and size + len(self._spill[0]) > self._limits.batch_bytes_max:
+        while self._spill and len(taken) < self._batch_records_max:
+            if taken and size + len(self._spill[0]) > self._batch_bytes_max:
                 break
             data = self._spill.popleft()
             size += len(data)

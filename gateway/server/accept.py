@@ -25,7 +25,7 @@ from gateway.protocol.models import render_models
 from gateway.server.models import answer_model
 from gateway.server.paths import not_there
 from gateway.server.refusal import refusal_record
-from gateway.telemetry.trace_context import TraceContext, continue_trace
+from gateway.telemetry.trace_context import TraceContext, continue_trace, sampling_bound
 from gateway.wire.base import Reply
 from gateway.wire.request import Request
 from policies import schema
@@ -72,7 +72,7 @@ class Acceptor:
     def __init__(self, site: Site, snapshots: Snapshots, *, trace_sample_percent: float, ready: Callable[[], bool]) -> None:
         self._site = site
         self._snapshots = snapshots
-        self._trace_sample_percent = trace_sample_percent
+        self._sampled_before = sampling_bound(trace_sample_percent)
         self._ready = ready
         self._second = 0
         self._second_digits = ""
@@ -108,9 +108,7 @@ class Acceptor:
             if head is not None:
                 head.made_of_it = caller
         headers = request.headers
-        trace = continue_trace(
-            headers.get(b"traceparent"), headers.get(b"tracestate"), self._trace_sample_percent, digits[16:48], digits[48:]
-        )
+        trace = continue_trace(headers.get(b"traceparent"), headers.get(b"tracestate"), self._sampled_before, digits[16:48], digits[48:])
         self._begin(request, reply, live, caller, exchange_id, caller.request_id or exchange_id, trace)
 
     def _begin(

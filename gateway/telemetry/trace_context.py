@@ -6,7 +6,6 @@ from the record. Sampling is consistent (the trace id decides), so that several 
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from typing import final
@@ -20,6 +19,8 @@ _NO_TRACE = b"0" * 32
 _NO_SPAN = b"0" * 16
 _RANDOM_DIGITS = 14
 """The right-hand 56 bits of a trace id are the random ones, whoever made it."""
+_BEYOND = "g"
+"""Sorts after every hex digit."""
 
 
 @final
@@ -38,13 +39,17 @@ class TraceContext:
         self.tracestate = tracestate
 
 
-def continue_trace(
-    traceparent: bytes | None, tracestate: bytes | None, sample_percent: float, new_trace_id: str, span_id: str
-) -> TraceContext:
+def sampling_bound(percent: float) -> str:
+    """Traces whose random digits sort before this are sampled: `percent` (0-100) of them. What one percentage samples, a greater one
+    samples too."""
+    return _BEYOND if percent >= 100.0 else format(math.ceil(max(0.0, percent) / 100 * 16**_RANDOM_DIGITS), f"0{_RANDOM_DIGITS}x")
+
+
+def continue_trace(traceparent: bytes | None, tracestate: bytes | None, bound: str, new_trace_id: str, span_id: str) -> TraceContext:
     """The context of a request with these headers; `new_trace_id` and `span_id` are random hex digits.
 
     A header that is not exactly as specified begins a new trace, and its `tracestate` is dropped with it. A sampled parent is
-    followed; otherwise `sample_percent` (0-100) of the traces are sampled.
+    followed; otherwise the traces before `bound` (`sampling_bound`) are sampled.
     """
     match = None if traceparent is None else _TRACEPARENT(traceparent)
     if match is not None:
@@ -52,9 +57,9 @@ def continue_trace(
         # Version ff is forbidden; 00 ends here, later versions may go on.
         if version != b"ff" and (more is None or version != b"00") and trace != _NO_TRACE and parent != _NO_SPAN:
             trace_id: str = trace.decode()
-            sampled = int(flags, 16) & 1 == 1 or _sampled(trace_id, sample_percent)
+            sampled = int(flags, 16) & 1 == 1 or trace_id[-_RANDOM_DIGITS:] < bound
             return TraceContext(trace_id, span_id, parent.decode(), sampled, _handed_on(tracestate))
-    return TraceContext(new_trace_id, span_id, "", _sampled(new_trace_id, sample_percent))
+    return TraceContext(new_trace_id, span_id, "", new_trace_id[-_RANDOM_DIGITS:] < bound)
 
 
 def child_header(context: TraceContext, span_id: str) -> bytes:
@@ -62,18 +67,6 @@ def child_header(context: TraceContext, span_id: str) -> bytes:
     flags = "01" if context.sampled else "00"
     line = f"traceparent: 00-{context.trace_id}-{span_id}-{flags}\r\n".encode()
     return line + b"tracestate: %s\r\n" % context.tracestate if context.tracestate else line
-
-
-def _sampled(trace_id: str, percent: float) -> bool:
-    """Whether the trace is among the sampled `percent`: what one percentage samples, a greater one samples too."""
-    # Hex digits of one length sort as their numbers do.
-    return percent >= 100.0 or trace_id[-_RANDOM_DIGITS:] < _bound(percent)
-
-
-@functools.lru_cache(maxsize=8)
-def _bound(percent: float) -> str:
-    """The first number, as digits, that `percent` does not sample."""
-    return format(math.ceil(max(0.0, percent) / 100 * 16**_RANDOM_DIGITS), f"0{_RANDOM_DIGITS}x")
 
 
 def _handed_on(tracestate: bytes | None) -> bytes:

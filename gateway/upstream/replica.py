@@ -49,9 +49,12 @@ class Replica:
     def request(self, ask: Ask) -> tuple[bytes, ...]:
         """The whole request: head and body, the body's parts untouched."""
         body = ask.body
-        length = len(body[0]) if len(body) == 1 else sum(map(len, body))
+        length = 0
+        for part in body:
+            length += len(part)
         # Joined, since formatting the parts costs three times as much.
-        return (b"".join((self._before_path, ask.path, self._after_path, ask.headers, b"content-length: %d\r\n\r\n" % length)), *body)
+        head = b"".join((self._before_path, ask.path, self._after_path, ask.headers, b"content-length: %d\r\n\r\n" % length))
+        return (head, *body) if len(body) > 1 else (head, body[0])
 
     def usable(self, now: float) -> bool:
         breaker = self.breaker

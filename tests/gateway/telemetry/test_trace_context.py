@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.telemetry.trace_context import TRACESTATE_BYTES_MAX, TraceContext, child_header, continue_trace
+from gateway.telemetry.trace_context import TRACESTATE_BYTES_MAX, TraceContext, child_header, continue_trace, sampling_bound
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
@@ -26,7 +26,7 @@ def ids(seed: int) -> Callable[[], tuple[str, str]]:
 
 
 def test_a_trace_is_continued(fresh: Callable[[], tuple[str, str]]) -> None:
-    context = continue_trace(f"00-{TRACE}-{PARENT}-01".encode(), b"vendor=x,other=y", 0.0, *fresh())
+    context = continue_trace(f"00-{TRACE}-{PARENT}-01".encode(), b"vendor=x,other=y", sampling_bound(0.0), *fresh())
     assert (context.trace_id, context.parent_span_id, context.sampled, context.tracestate) == (TRACE, PARENT, True, b"vendor=x,other=y")
     assert re.fullmatch("[0-9a-f]{16}", context.span_id)
     assert context.span_id != PARENT
@@ -45,7 +45,7 @@ def test_a_trace_is_continued(fresh: Callable[[], tuple[str, str]]) -> None:
     ],
 )
 def test_flags_and_later_versions(header: str, sampled: bool, fresh: Callable[[], tuple[str, str]]) -> None:
-    context = continue_trace(header.encode(), None, 0.0, *fresh())
+    context = continue_trace(header.encode(), None, sampling_bound(0.0), *fresh())
     assert (context.trace_id, context.parent_span_id, context.sampled) == (TRACE, PARENT, sampled)
 
 
@@ -78,7 +78,7 @@ def test_flags_and_later_versions(header: str, sampled: bool, fresh: Callable[[]
     ],
 )
 def test_a_bad_header_begins_a_new_trace_without_its_state(header: str, fresh: Callable[[], tuple[str, str]]) -> None:
-    context = continue_trace(header.encode(), b"vendor=x", 100.0, *fresh())
+    context = continue_trace(header.encode(), b"vendor=x", sampling_bound(100.0), *fresh())
     assert context.trace_id != TRACE
     assert (context.parent_span_id, context.tracestate, context.sampled) == ("", b"", True)
     assert re.fullmatch("[0-9a-f]{32}", context.trace_id)
@@ -86,7 +86,7 @@ def test_a_bad_header_begins_a_new_trace_without_its_state(header: str, fresh: C
 
 @given(st.binary(max_size=80), st.binary(max_size=20))
 def test_any_bytes_give_a_sane_context(traceparent: bytes, tracestate: bytes) -> None:
-    context = continue_trace(traceparent, tracestate, 50.0, *ids(1)())
+    context = continue_trace(traceparent, tracestate, sampling_bound(50.0), *ids(1)())
     assert re.fullmatch("[0-9a-f]{32}", context.trace_id)
     lines = child_header(context, "00000000000000aa")
     assert lines.endswith(b"\r\n")
@@ -95,20 +95,20 @@ def test_any_bytes_give_a_sane_context(traceparent: bytes, tracestate: bytes) ->
 
 @pytest.mark.parametrize("tracestate", [b"", b"a=" + b"x" * TRACESTATE_BYTES_MAX, b"a=\xff", b"a=b\r\nx: y", b"a=\x00"])
 def test_a_bad_tracestate_is_dropped_alone(tracestate: bytes, fresh: Callable[[], tuple[str, str]]) -> None:
-    context = continue_trace(f"00-{TRACE}-{PARENT}-01".encode(), tracestate, 0.0, *fresh())
+    context = continue_trace(f"00-{TRACE}-{PARENT}-01".encode(), tracestate, sampling_bound(0.0), *fresh())
     assert (context.trace_id, context.tracestate) == (TRACE, b"")
 
 
 def test_the_share_that_is_sampled_is_the_one_asked_for(fresh: Callable[[], tuple[str, str]]) -> None:
-    assert not any(continue_trace(None, None, 0.0, *fresh()).sampled for _ in range(1_000))
-    assert all(continue_trace(None, None, 100.0, *fresh()).sampled for _ in range(1_000))
-    assert 800 < sum(continue_trace(None, None, 10.0, *fresh()).sampled for _ in range(10_000)) < 1_200
+    assert not any(continue_trace(None, None, sampling_bound(0.0), *fresh()).sampled for _ in range(1_000))
+    assert all(continue_trace(None, None, sampling_bound(100.0), *fresh()).sampled for _ in range(1_000))
+    assert 800 < sum(continue_trace(None, None, sampling_bound(10.0), *fresh()).sampled for _ in range(10_000)) < 1_200
 
 
 @given(st.integers(1, 2**128 - 1), st.floats(0, 100), st.floats(0, 100))
 def test_the_trace_id_decides_and_more_includes_less(trace: int, one: float, other: float) -> None:
     header = f"00-{trace:032x}-{PARENT}-00".encode()
-    less, more = (continue_trace(header, None, percent, *ids(3)()).sampled for percent in sorted((one, other)))
+    less, more = (continue_trace(header, None, sampling_bound(percent), *ids(3)()).sampled for percent in sorted((one, other)))
     assert more or not less
 
 
