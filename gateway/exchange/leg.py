@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 REPLY_BYTES_MAX = 64 * 1024 * 1024
 """A whole (not streamed) reply, and what is held of a streamed one."""
 
+_NO_HEADERS: dict[bytes, bytes] = {}
+
 REQUEST_FAULTS = frozenset({400, 405, 409, 411, 413, 414, 415, 416, 422, 431})
 """Statuses by which a backend refuses the request itself: another one would say the same."""
 
@@ -81,7 +83,8 @@ class Leg:
         self.judged_at: float | None = None
         self.ended_at: float | None = None
         self.status: int | None = None
-        self.headers: dict[bytes, bytes] = {}
+        self.headers = _NO_HEADERS
+        """Of an error."""
         self.error: CallError | None = None
         self.reader: StreamReader | None = None
         self.facts: ReplyFacts | None = None
@@ -97,7 +100,8 @@ class Leg:
         exchange = self._exchange
         self.head_at = exchange.now()
         self.status = status
-        self.headers = headers
+        if status != 200:
+            self.headers = headers
         body = exchange.body
         if body.stream and status == 200 and headers.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
             self.reader = open_stream(

@@ -27,7 +27,7 @@ class Ask:
         self.path = path
         """`/v1/chat/completions`."""
         self.body = body
-        """Joined they are the request body; kept apart so that a large prompt is not copied."""
+        """Joined they are the request body; kept apart so that a large prompt is not copied. Empty once there is a reply."""
         self.headers = headers
         """Ready lines, each ending in CRLF: traceparent, x-request-id, accept. The upstream adds host, authorization,
         content-type and content-length."""

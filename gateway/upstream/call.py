@@ -164,6 +164,7 @@ class HttpCall:
             return
         self.phase = ANSWERED
         self.headed = True
+        self.ask.body = ()  # never sent again: an open stream need not keep its prompt
         self.response_body = self.receiver.on_body
         if self.trial and not self.blamed:
             self.owner.trial_answered(self)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 COPY_BYTES_MAX = 64 * 1024
 """Up to here a request's parts are joined for one write; above, the copy costs more than the system call that it saves."""
 
+_TOLD: dict[bytes, bytes] = {}
+"""In place of a head that the receiver has: an open stream need not keep it."""
+
 
 class _Stop(Exception):  # noqa: N818  (a callback says "enough": httptools takes whatever is raised for a parse error)
     pass
@@ -177,7 +180,8 @@ class ClientConnection:
             self._head_told = True
             if first and self._complete and self._reusable and self._status == 200 and fault is None:
                 pool.known = learn(data, self._head)
-            ticket.receiver.response_head(self._status, self._head)
+            head, self._head = self._head, _TOLD
+            ticket.receiver.response_head(self._status, head)
             if self._ticket is not ticket:
                 return
         body, pieces = b"", self._body

@@ -59,6 +59,17 @@ def test_the_bodys_parts_are_not_copied():
     assert all(sent is part for sent, part in zip(rig.last.parts[1:], parts, strict=True))
 
 
+def test_the_body_is_let_go_with_the_head_of_its_reply_and_not_before():
+    rig = Rig()
+    call, _ = rig.call(body=(b"a long prompt",))
+    rig.last.reply(503)
+    rig.loop.advance(5)
+    assert len(rig.log) == 2
+    assert rig.last.text.endswith(b"\r\na long prompt"), "a refused one is sent again"
+    rig.last.head(200)
+    assert call.ask.body == ()
+
+
 @pytest.mark.key("backends[].api_key")
 def test_the_key_is_sent_as_bearer():
     rig = Rig(api_key="s3cret")
