@@ -73,6 +73,7 @@ class ClientConnection:
         self._body: list[bytes] = []
         """What one read brought."""
         self.on_body = self._body.append
+        self._head: dict[bytes, bytes] = _TOLD
         self._headers: dict[bytes, bytes] = {}
         """Being read; once the head is complete, the trailers, which nobody gets to see."""
         self._is_head = False
