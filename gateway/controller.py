@@ -35,7 +35,7 @@ from gateway.errors import LinkError, StoreError
 from gateway.link.messages import Ack, Prepared, Records, ReplicaSeen, Swapped, Totals, Up
 from gateway.link.server import LinkServer, Worker
 from gateway.link.unix import socket_path
-from gateway.records.call_metrics import CallMetrics
+from gateway.records.call_metrics import CallMetrics, delta_wanted
 from gateway.records.consumer import Consumer, Sink
 from gateway.records.spans import Spans
 from gateway.records.sqlite import SqliteStore
@@ -43,7 +43,7 @@ from gateway.settings import Settings
 from gateway.tasks import TaskGroup
 from gateway.telemetry import logs
 from gateway.telemetry.metrics import Exposition
-from gateway.telemetry.tracing import SpanQueue, meter_provider
+from gateway.telemetry.tracing import MetricsExport, SpanQueue
 from gateway.upstream.kinds import replica_urls
 from gateway.upstream.probe import Prober
 from gateway.wire import tls
@@ -79,10 +79,12 @@ class Controller:
         self._counts.restore(self._exposition)
         self._store = SqliteStore(os.path.join(settings.state_dir, "records.sqlite"))
         self._span_queue = SpanQueue(settings.otlp_endpoint, self._exposition) if settings.otlp_endpoint else None
-        self._meters = meter_provider(settings.otlp_metrics_endpoint) if settings.otlp_metrics_endpoint else None
         sinks: list[Sink] = [] if self._span_queue is None else [Spans(self._span_queue, self._exposition)]
-        if self._meters is not None:
-            sinks.append(CallMetrics(self._meters.get_meter("headgate")))
+        self._metrics_export: MetricsExport | None = None
+        if settings.otlp_metrics_endpoint:
+            calls = CallMetrics(delta=delta_wanted(os.environ))
+            sinks.append(calls)
+            self._metrics_export = MetricsExport(settings.otlp_metrics_endpoint, calls.collect)
         self._consumer = Consumer(self._store, self._exposition, sinks, self._records_policy)
         self._fleet = Fleet(expected=settings.workers)
         self._link = LinkServer(
@@ -174,8 +176,8 @@ class Controller:
         await self._store.close()
         if self._span_queue is not None:
             await asyncio.to_thread(self._span_queue.close)
-        if self._meters is not None:
-            await asyncio.to_thread(self._meters.shutdown)
+        if self._metrics_export is not None:
+            await asyncio.to_thread(self._metrics_export.close)
         self._tether.close()
 
     def _supervisor_gone(self) -> None:

@@ -20,6 +20,7 @@ from typing import Any, cast
 from gateway.compiled import is_compiled
 from gateway.exchange.order import Site
 from gateway.exchange.snapshot import Snapshots
+from gateway.link.messages import OutboxLimits
 from gateway.link.outbox import Outbox
 from gateway.server.accept import Acceptor
 from gateway.telemetry.counters import Counters
@@ -51,9 +52,10 @@ PROMPT = "my parcel is late and nobody answers the phone, what can you do for me
 
 
 class Bench:
-    """A worker's objects, with one client connection and one idle backend connection."""
+    """A worker's objects, with one client connection and one idle backend connection. `take` is given every frame of records that
+    the worker would send to the controller."""
 
-    def __init__(self) -> None:
+    def __init__(self, take: Callable[[bytes], None] | None = None, limits: OutboxLimits | None = None) -> None:
         import hashlib
 
         from gateway.wire.fake import FakeLoop
@@ -61,12 +63,14 @@ class Bench:
         loop = cast(Any, FakeLoop())
         ticker = Ticker(loop)
         counters = Counters()
-        outbox = Outbox(counters)
+        outbox = Outbox(counters, limits)
 
         def emit(record: Any) -> None:
             outbox.put(record)
             if outbox.batch_is_full():
-                outbox.next_frame()
+                frame = outbox.next_frame()
+                if take is not None and frame is not None:
+                    take(frame)
                 outbox.acknowledge(outbox.sequence)
 
         def open_pool(address: Any) -> Pool:
