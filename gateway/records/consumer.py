@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -25,8 +26,11 @@ log = logging.getLogger(__name__)
 QUEUE_RECORDS_MAX = 20_000
 QUEUE_BYTES_MAX = 64 * 1024 * 1024
 """Roughly. What comes while so much waits for the store is dropped and counted."""
-TRANSACTION_RECORDS_MAX = 500
+TRANSACTION_RECORDS_MAX = 2_000
 """Records that are stored together, unless one batch is larger."""
+GATHER_S = 0.1
+"""How long the first record waits for more to be stored with: each transaction writes whole pages of the index, however few the
+records. The worker keeps what is not acknowledged; who asks for a record, or waits for all of them, is not kept waiting."""
 PRUNE_EVERY_S = 30.0
 PRUNE_STEPS_MAX = 200
 """Steps of one round of pruning."""
@@ -71,6 +75,8 @@ class Consumer:
         self._waiting = 0
         self._waiting_bytes = 0
         self._arrived = asyncio.Event()
+        self._gathered = asyncio.Event()
+        """Somebody waits, or a transaction is full."""
         self._tasks = TaskGroup()
         self._closed = False
         self._logged_at = float("-inf")
@@ -133,6 +139,8 @@ class Consumer:
         self._queue.append(batch)
         self._count_waiting(len(batch.records), batch.bytes)
         self._arrived.set()
+        if not batch.records or self._waiting >= TRANSACTION_RECORDS_MAX:
+            self._gathered.set()
 
     def _count_waiting(self, records: int, size: int) -> None:
         self._waiting += records
@@ -142,7 +150,11 @@ class Consumer:
     async def _store_all(self) -> None:
         while True:
             await self._arrived.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GATHER_S):
+                    await self._gathered.wait()
             self._arrived.clear()
+            self._gathered.clear()
             while self._queue:
                 batches = self._next_batches()
                 await self._store_batches([record for batch in batches for record in batch.records])

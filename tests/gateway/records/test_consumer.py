@@ -160,6 +160,34 @@ async def test_batches_are_stored_together_but_not_without_end(monkeypatch: pyte
     await rig.consumer.close()
 
 
+async def test_what_comes_within_a_moment_is_stored_together_and_nobody_waits_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    class Watched(MemoryStore):
+        async def add(self, batch: Sequence[ExchangeRecord]) -> int:
+            sizes.append(len(batch))
+            return await super().add(batch)
+
+    monkeypatch.setattr(consumer_module, "TRANSACTION_RECORDS_MAX", 5)
+    monkeypatch.setattr(consumer_module, "GATHER_S", 3_600.0)
+    rig = Rig(Watched())
+    rig.consumer.start()
+    for n in range(5):
+        assert rig.acknowledged == []
+        rig.take(record(n))
+        for _ in range(10):
+            await asyncio.sleep(0)
+    await until(lambda: len(rig.acknowledged) == 5)
+    rig.take(record(5))
+    await asyncio.sleep(0)
+    assert await rig.consumer.get("ex-5") == record(5)
+    monkeypatch.setattr(consumer_module, "GATHER_S", 0.001)
+    rig.take(record(6))
+    await until(lambda: len(rig.acknowledged) == 7)
+    assert sizes == [5, 1, 1]
+    await rig.consumer.close()
+
+
 @pytest.mark.parametrize(
     ("rules", "expected"),
     [

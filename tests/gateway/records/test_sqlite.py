@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import resource
 import signal
 import sqlite3
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.errors import StoreError
@@ -213,16 +215,81 @@ async def test_operations_that_wait_are_bounded(path: str, monkeypatch: pytest.M
     await store.close()
 
 
-async def test_searches_use_the_indexes(path: str) -> None:
-    store = SqliteStore(path)
-    await store.open()
+OLD = """
+CREATE TABLE records (
+    id INTEGER PRIMARY KEY, exchange_id TEXT NOT NULL UNIQUE, started_at REAL NOT NULL, route TEXT NOT NULL, backend TEXT NOT NULL,
+    code INTEGER NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX records_by_time ON records (started_at);
+CREATE INDEX records_by_route ON records (route, started_at);
+PRAGMA user_version = 1;
+"""
+"""Of version 1."""
+
+
+async def test_a_file_of_an_older_headgate_is_brought_up_to_date_with_its_records(path: str) -> None:
+    old = [record(1), record(2, route="other"), record(3)]
     with sqlite3.connect(path) as connection:
-        for where, index in (
-            ("WHERE exchange_id = 'a'", "sqlite_autoindex"),
-            ("ORDER BY started_at DESC LIMIT 5", "records_by_time"),
-            ("WHERE route = 'a' AND started_at >= 1 ORDER BY started_at DESC LIMIT 5", "records_by_route"),
+        connection.executescript(OLD)
+        for each in old:
+            row = (each.exchange_id, each.started_at, each.route, each.backend, each.code, each.key, msgspec.msgpack.encode(each))
+            connection.execute("INSERT INTO records VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", row)
+    for _ in range(2):  # the second time there is nothing to do
+        store = SqliteStore(path)
+        assert await store.add([record(2), record(4)]) in (1, 0)
+        assert [each.exchange_id for each in await store.recent(9)] == ["ex-4", "ex-3", "ex-2", "ex-1"]
+        await store.close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        indexes = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+    assert indexes == {"records_by_route", "sqlite_autoindex_records_1"}
+
+
+async def test_no_search_reads_more_than_it_gives(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a seek in an index: SQLite's steps do not grow with the store."""
+    steps = 0
+    connect = sqlite3.connect
+
+    def counting(database: str, **options: float) -> sqlite3.Connection:
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        connection = connect(database, **options)  # type: ignore[call-overload]
+        connection.set_progress_handler(count, 1)
+        return connection  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(sqlite.sqlite3, "connect", counting)
+    store = SqliteStore(path)
+    spent: list[list[int]] = []
+    for size in (300, 3_000):
+        await store.add([record(n, route=f"route-{n % 3}") for n in range(size)])
+        found = []
+        for search in (
+            store.get("ex-7"),
+            store.recent(5),
+            store.recent(5, route="route-1", since=1.0),
+            store.recent(5, since=record(size - 2).started_at),
+            store.prune(started_before=0.0, bytes_max=ALL),
         ):
-            plan = str(connection.execute(f"EXPLAIN QUERY PLAN SELECT body FROM records {where}").fetchall())
-            assert index in plan
-            assert "TEMP B-TREE" not in plan
+            steps = 0
+            assert await search != []
+            found.append(steps)
+        spent.append(found)
+    assert all(large <= small * 1.2 for small, large in zip(*spent, strict=True)), spent
+    await store.close()
+
+
+async def test_records_of_many_routes_come_in_the_order_of_time(path: str) -> None:
+    store = SqliteStore(path)
+    chance = random.Random(3)
+    numbers = list(range(60))
+    chance.shuffle(numbers)
+    await store.add([record(n, route=chance.choice(("", "a", "b", "ä"))) for n in numbers])
+    assert [each.exchange_id for each in await store.recent(60)] == [f"ex-{n}" for n in reversed(range(60))]
+    stats = await store.stats()
+    assert (stats.oldest, stats.newest) == (record(0).started_at, record(59).started_at)
+    await store.prune(started_before=record(20).started_at, bytes_max=ALL)
+    assert {each.exchange_id for each in await store.recent(60)} == {f"ex-{n}" for n in range(20, 60)}
     await store.close()
