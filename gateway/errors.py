@@ -33,3 +33,7 @@ class LinkError(HeadgateError):
 
 class StoreError(HeadgateError):
     """The record store could not do what it was asked."""
+
+
+class StoreFullError(StoreError):
+    """There is no room for it: asked again once there is, the store would do it."""

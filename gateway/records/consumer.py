@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.errors import StoreError
+from gateway.errors import StoreError, StoreFullError
 from gateway.link.messages import ExchangeRecord
 from gateway.records.age import AgeClock
 from gateway.records.preparation import Preparation
@@ -31,6 +31,8 @@ TRANSACTION_RECORDS_MAX = 2_000
 GATHER_S = 0.1
 """How long the first record waits for more to be stored with: each transaction writes whole pages of the index, however few the
 records. The worker keeps what is not acknowledged; who asks for a record, or waits for all of them, is not kept waiting."""
+RETRY_S = 0.25
+"""A store that has no room is asked again so often. What waits for it is kept, within the queue's bounds."""
 PRUNE_EVERY_S = 30.0
 PRUNE_STEPS_MAX = 200
 """Steps of one round of pruning."""
@@ -78,6 +80,9 @@ class Consumer:
         self._gathered = asyncio.Event()
         """Somebody waits, or a transaction is full."""
         self._tasks = TaskGroup()
+        self._full = False
+        """The store has no room, and is asked again and again."""
+        self._closing = asyncio.Event()
         self._closed = False
         self._logged_at = float("-inf")
         self._exposition = exposition
@@ -102,8 +107,9 @@ class Consumer:
         self._enqueue(batch)
 
     async def flush(self) -> None:
-        """Wait until all that was taken before is stored, or dropped. Before `start` and after `close` it does nothing."""
-        if self._closed or not len(self._tasks):
+        """Wait until all that was taken before is stored, or dropped; not for a store that has no room. Before `start` and after
+        `close` it does nothing."""
+        if self._closed or not len(self._tasks) or (self._full and not self._closing.is_set()):
             return
         done = asyncio.Event()
         self._enqueue(_Batch((), done.set, 0))
@@ -130,7 +136,8 @@ class Consumer:
             self._failed("prune", error)
 
     async def close(self) -> None:
-        """Store what waits, then stop. The store is left open."""
+        """Store what waits, then stop. What a store without room refuses once more is dropped and counted. The store is left open."""
+        self._closing.set()
         await self.flush()
         self._closed = True
         await self._tasks.close()
@@ -157,7 +164,7 @@ class Consumer:
             self._gathered.clear()
             while self._queue:
                 batches = self._next_batches()
-                await self._store_batches([record for batch in batches for record in batch.records])
+                await self._store_batches(batches)
                 for batch in batches:
                     self._count_waiting(-len(batch.records), -batch.bytes)
                     _acknowledge(batch)
@@ -171,21 +178,42 @@ class Consumer:
             room -= len(batches[-1].records)
         return batches
 
-    async def _store_batches(self, records: list[ExchangeRecord]) -> None:
+    async def _store_batches(self, batches: Sequence[_Batch]) -> None:
         """Store them together, or drop and count them: a store that fails must not stop the gateway."""
+        records = [record for batch in batches for record in batch.records]
         if not records:
             return
         try:
             prepared, lost = await asyncio.to_thread(self._prepare, records)
             for why, count in lost.items():
                 self._exposition.counter("headgate_records_content_dropped_total", why).inc(count)
-            self._stored.inc(await self._store.add(prepared))
+            self._stored.inc(await self._add(prepared, batches))
         except StoreError as error:
             self._failed("add", error)
             self._dropped("store", len(records))
         except Exception:
             log.exception("records could not be stored", extra={"records": len(records)})
             self._dropped("error", len(records))
+
+    async def _add(self, records: Sequence[ExchangeRecord], batches: Sequence[_Batch]) -> int:
+        """How many were new; waits for as long as there is no room for them, unless the end has come. Raises `StoreError`."""
+        while True:
+            try:
+                new = await self._store.add(records)
+            except StoreFullError as error:
+                if self._closing.is_set():
+                    raise
+                self._failed("add", error)
+                self._full = True
+                for batch in (*batches, *self._queue):
+                    if not batch.records:  # somebody waits in `flush`
+                        _acknowledge(batch)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_S):
+                        await self._closing.wait()
+            else:
+                self._full = False
+                return new
 
     def _prepare(self, records: list[ExchangeRecord]) -> tuple[list[ExchangeRecord], dict[str, int]]:
         """On a thread: redaction takes its time, and so does the making of spans."""

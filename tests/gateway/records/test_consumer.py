@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from msgspec.structs import replace
 
-from gateway.errors import StoreError
+from gateway.errors import StoreError, StoreFullError
 from gateway.link.messages import Content, ExchangeRecord
 from gateway.records import consumer as consumer_module
 from gateway.records import preparation
@@ -97,7 +97,7 @@ class FailingStore(MemoryStore):
 
     async def add(self, batch: Sequence[ExchangeRecord]) -> int:
         if self.failing:
-            raise StoreError("disk full")
+            raise StoreError("a disk that cannot be read")
         return await super().add(batch)
 
 
@@ -116,6 +116,75 @@ async def test_a_failing_store_costs_counted_records_and_recovers() -> None:
     assert rig.acknowledged == ["lost", "kept"]
     assert rig.value("headgate_records_stored_total") == 1
     await rig.consumer.close()
+
+
+class FullStore(MemoryStore):
+    """Has no room until it is told so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = True
+        self.asked = 0
+
+    async def add(self, batch: Sequence[ExchangeRecord]) -> int:
+        self.asked += 1
+        if self.full:
+            raise StoreFullError("no room")
+        return await super().add(batch)
+
+
+async def test_a_store_without_room_is_asked_again_and_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_module, "RETRY_S", 0.001)
+    store = FullStore()
+    rig = Rig(store)
+    rig.consumer.start()
+    rig.take(record(1), record(2), name="first")
+    await rig.consumer.flush()
+    await until(lambda: store.asked >= 3)
+    rig.take(record(3), name="second")
+    assert await rig.consumer.get("ex-1") is None, "who asks is not kept waiting for room"
+    assert rig.acknowledged == [], "not before it is durable"
+    assert rig.value("headgate_records_queue_wait") == 3
+    assert rig.value("headgate_records_store_errors_total", "add") >= 3
+    store.full = False
+    await until(lambda: len(rig.acknowledged) == 2)
+    assert rig.acknowledged == ["first", "second"]
+    assert (await store.stats()).records == 3
+    assert rig.spans.taken == [record(1), record(2), record(3)], "of each one span, however often it was tried"
+    assert rig.value("headgate_records_dropped_total", "store") == 0
+    await rig.consumer.close()
+
+
+async def test_what_waits_for_room_is_bounded_and_what_is_too_much_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_module, "QUEUE_RECORDS_MAX", 2)
+    monkeypatch.setattr(consumer_module, "RETRY_S", 0.001)
+    store = FullStore()
+    rig = Rig(store)
+    rig.consumer.start()
+    rig.take(record(1), name="held")
+    await until(lambda: store.asked > 0)
+    rig.take(record(2), name="held, too")
+    rig.take(record(3), name="too many")
+    assert rig.acknowledged == ["too many"]
+    assert rig.value("headgate_records_dropped_total", "queue_full") == 1
+    store.full = False
+    await until(lambda: len(rig.acknowledged) == 3)
+    assert (await store.stats()).records == 2
+    await rig.consumer.close()
+
+
+async def test_the_end_does_not_wait_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_module, "RETRY_S", 3_600.0)
+    store = FullStore()
+    rig = Rig(store)
+    rig.consumer.start()
+    rig.take(record(1), name="held")
+    await until(lambda: store.asked > 0)
+    rig.take(record(2), name="behind it")
+    await rig.consumer.close()
+    assert rig.acknowledged == ["held", "behind it"]
+    assert rig.value("headgate_records_dropped_total", "store") == 2
+    assert rig.value("headgate_records_queue_wait") == 0
 
 
 async def test_a_full_queue_drops_counts_and_never_waits(monkeypatch: pytest.MonkeyPatch) -> None:

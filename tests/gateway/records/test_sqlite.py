@@ -18,9 +18,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.errors import StoreError
+from gateway.errors import StoreError, StoreFullError
 from gateway.records import sqlite
-from gateway.records.sqlite import SCHEMA_VERSION, SqliteStore
+from gateway.records.sqlite import SCHEMA_VERSION, STATEMENT_ROWS, SqliteStore
 from tests.gateway.records.examples import RECORD, content, record
 
 ALL = 1 << 60
@@ -86,7 +86,7 @@ async def test_a_full_disk_is_an_error_and_the_store_recovers_by_itself(path: st
     await store.add([record(1)])
     with file_size_limit(os.stat(path + "-wal").st_size + 10_000):
         for _ in range(3):
-            with pytest.raises(StoreError, match=r"records\.sqlite"):
+            with pytest.raises(StoreFullError, match=r"records\.sqlite"):
                 await store.add([record(n, content=content(b"x" * 100_000)) for n in (2, 3)])
         assert await store.get("ex-1") == record(1)
     assert await store.get("ex-2") is None
@@ -212,6 +212,16 @@ async def test_operations_that_wait_are_bounded(path: str, monkeypatch: pytest.M
     release.set()
     await asyncio.gather(*waiting)
     assert await store.get("ex-1") is None
+    await store.close()
+
+
+async def test_whole_statements_and_what_is_left_over_count_what_is_new(path: str) -> None:
+    store = SqliteStore(path)
+    for count in (1, STATEMENT_ROWS - 1, STATEMENT_ROWS, STATEMENT_ROWS + 1, 3 * STATEMENT_ROWS + 7):
+        before = (await store.stats()).records
+        assert await store.add([record(n) for n in range(count)]) == count - before
+        assert (await store.stats()).records == count
+    assert await store.get(f"ex-{3 * STATEMENT_ROWS + 6}") == record(3 * STATEMENT_ROWS + 6)
     await store.close()
 
 
