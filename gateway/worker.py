@@ -21,6 +21,7 @@ import msgspec
 import uvloop
 
 from gateway import settings as process_settings
+from gateway.exchange.audits import Audits
 from gateway.exchange.executor import Exchange
 from gateway.exchange.order import Site
 from gateway.exchange.snapshot import Snapshots
@@ -83,13 +84,17 @@ class Worker:
             socket_path(settings.state_dir), hello=self._hello, on_message=self._on_message, totals=self._totals, counters=self.counters
         )
         self.in_flight: set[Exchange] = set()
+        now = time.monotonic  # the loop's own clock, but not rounded to milliseconds as uvloop's is
+        new_id = random.Random(os.urandom(32)).getrandbits
+        self.audits = Audits(now=now, call_later=self._loop.call_later, new_id=new_id)
         site = Site(
-            now=time.monotonic,  # the loop's own clock, but not rounded to milliseconds as uvloop's is
+            now=now,
             call_later=self._loop.call_later,
-            new_id=random.Random(os.urandom(32)).getrandbits,
+            new_id=new_id,
             emit=self._emit,
             left=self._client_left,
             in_flight=self.in_flight,
+            audits=self.audits,
         )
         acceptor = Acceptor(site, self.snapshots, trace_sample_percent=settings.trace_sample_percent, ready=lambda: not self._draining)
         self.server = Server(acceptor.handle, ServerLimits(), self.ticker, render_error=render_wire_error, hooks=WireHooks(self.counters))
@@ -145,6 +150,7 @@ class Worker:
     async def _drain(self, listening: Listening | None) -> None:
         """Take no new connection, answer what was asked, hand over every record."""
         self._draining = self.server.draining = True
+        self.audits.stop()
         await asyncio.sleep(LAST_ORDERS_S)
         if listening is not None:
             await listening.close()
@@ -215,6 +221,7 @@ class Worker:
         counters = self.counters
         counters.counter("headgate_connections_open").value = self.server.connections_open
         counters.counter("headgate_exchanges_in_flight").value = len(self.in_flight)
+        counters.counter("headgate_audits_in_flight").value = len(self.audits.running)
         return counters.totals()
 
     # Upstreams

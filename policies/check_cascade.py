@@ -79,7 +79,6 @@ def _check_calls(findings: Findings, path: str, route: Route, cascade: Cascade) 
 
 
 def _check_audit(findings: Findings, path: str, cascade: Cascade, audit: Audit) -> None:
-    findings.warning(path, "not supported yet: headgate serve refuses a policy that has it")
     if audit.agree == "judge":
         findings.error(f"{path}.agree", "not supported yet", "write exact, label or json_fields")
     if (

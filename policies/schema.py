@@ -566,7 +566,7 @@ class DeferLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Checks a sample of a cascade's decisions off the request path. Not supported yet: `headgate serve` refuses a policy that has it."""
+    """Checks a sample of a cascade's decisions, once the client has its answer."""
 
     accepted_percent: Annotated[
         Percent,
@@ -575,14 +575,16 @@ class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deferred_percent: Annotated[
         Percent,
         Meta(
-            description="Of the deferred replies: the deferred model may finish, so that records can calibrate again.",
+            description="Of the deferred replies: the deferred model may finish, and its reply is compared with the answer, so that "
+            "records can calibrate again.",
             examples=[2],
         ),
     ] = 0.0
     agree: Annotated[
         Agreement,
         Meta(
-            description="When two answers agree: the same text, the same label, or the same JSON fields. `judge` is not supported yet.",
+            description="When two answers agree: the same text, the same label (the first line, without regard to case and marks around "
+            "it), or JSON objects with the same fields and values. Tool calls must be the same. `judge` is not supported yet.",
             examples=["label"],
         ),
     ] = "exact"

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from gateway.control.fleet import Fleet
 from gateway.control.policy_file import Candidate, problem
-from gateway.control.unserved import unserved
 from gateway.control.versions import VersionStore
 from gateway.errors import HeadgateError
 from gateway.link.framing import FRAME_BYTES_MAX
@@ -113,8 +112,6 @@ class Applier:
 
     async def _prepare(self, found: Candidate, policy: Policy, file: str) -> Prepare:
         version = found.loaded.version
-        if reasons := unserved(policy):
-            raise PolicyError([problem(file, reason) for reason in reasons])
         files = found.loaded.files
         try:
             await asyncio.to_thread(compile_policy, policy, version, files)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from asyncio import TimerHandle
 from collections.abc import Callable
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from gateway.errors import ApiError
 from gateway.exchange.failure import RETRY_AFTER_S, api_error, retry_lines
@@ -19,12 +19,16 @@ from gateway.exchange.order import Order, Site
 from gateway.exchange.race import RaceRun
 from gateway.exchange.recording import count, exchange_record
 from gateway.exchange.verdicts import assessed, headers
+from gateway.link.messages import AuditRecord
 from gateway.protocol.errors import error_body, error_event
 from gateway.telemetry.trace_context import child_header
 from gateway.upstream.base import Ask
 from gateway.upstream.kinds import objection
 from gateway.wire.base import Reply
 from policies.plan import CALLS_MAX, Answer, Assess, Call, CallError, Outcome, Race, Refuse, Result, Verdict, advance
+
+if TYPE_CHECKING:
+    from gateway.exchange.audits import Audit
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ class Exchange:
 
     __slots__ = (
         "_alive",
+        "_audit",
         "_closed",
         "_paused",
         "_pending",
@@ -80,6 +85,8 @@ class Exchange:
         self._resuming = False
         self._race: RaceRun | None = None
         self._alive: KeepAlive | None = None
+        self._audit: Audit | None = None
+        """Where the policy wants its answer audited."""
 
     # The plan.
 
@@ -225,6 +232,8 @@ class Exchange:
         self.reason = verdict.reason
         error = verdict.outcome.error or leg.error
         if error is None:
+            if verdict.mirrors and self._site.audits is not None:
+                self._audit = self._site.audits.begin(self, verdict.mirrors)
             self._commit(leg)
         else:
             self.answer = leg
@@ -240,11 +249,15 @@ class Exchange:
             self._stop_losers()
         self.committed_at = self.now()
         reply = self._reply
-        held = leg.commit(reply.write if self.order.content is None else self._pass_on)
-        self.body.drop()
+        audit = self._audit
+        held = leg.commit(reply.write if self.order.content is None and audit is None else self._pass_on)
+        if audit is None or not audit.asks:
+            self.body.drop()
         self._rendered.clear()
         if self.order.content is not None:
             self.order.content.response(held)
+        if audit is not None:
+            audit.heard(held)
         if leg.reader is None:
             self.code = 200
             reply.send(200, self._head(b"application/json", leg.target.backend.name), held)
@@ -259,28 +272,38 @@ class Exchange:
         if self._alive is not None:
             self._alive.stop()
         if leg.ended_at is not None:
-            self.answer_ended(b"")
+            self.answer_ended(leg, b"")
         elif self._paused:  # by comments, before there was a call to pause
             leg.call.pause_reading()
 
     def _pass_on(self, data: bytes) -> None:
-        """The answer goes on, and is kept for its record."""
+        """The answer goes on, and is kept for its record or compared by its audit."""
         self._reply.write(data)
-        assert self.order.content is not None
-        self.order.content.response(data)
+        if self.order.content is not None:
+            self.order.content.response(data)
+        if self._audit is not None:
+            self._audit.heard(data)
 
-    def answer_ended(self, tail: bytes) -> None:
-        """The answer is whole."""
+    def answer_ended(self, leg: Leg, tail: bytes) -> None:
+        """The answer is whole, or a reply that is only audited."""
+        if leg is not self.answer:
+            assert self._audit is not None
+            self._audit.finished(leg, tail, None)
+            return
         if self.order.content is not None:
             self.order.content.response(tail)
+        if self._audit is not None:
+            self._audit.heard(tail)
         self.code = 200
         self._reply.end(tail)
         self._close()
 
-    def answer_broke(self, error: CallError) -> None:
+    def answer_broke(self, leg: Leg, error: CallError) -> None:
         """The backend failed after commit: the client is told in the stream, never silence and never another model."""
-        leg = self.answer
-        assert leg is not None
+        if leg is not self.answer:
+            assert self._audit is not None
+            self._audit.finished(leg, b"", error)
+            return
         problem = self._client_error(leg, error)
         self.code, self.error = problem.status, problem.message
         self._reply.end(error_event(self.body.endpoint, problem.kind, problem.message, code=problem.code))
@@ -316,8 +339,9 @@ class Exchange:
             self._reply.write(b": keep-alive\n\n")
 
     def _stop_losers(self) -> None:
+        spared: tuple[int, ...] = () if self._audit is None else self._audit.spared
         for leg in self.legs:
-            if leg is not self.answer:
+            if leg is not self.answer and leg.index not in spared:
                 leg.cancel()
 
     def _cancel_but(self, keep: tuple[int, ...]) -> None:
@@ -381,7 +405,7 @@ class Exchange:
         return idle + (now - until) if now > until else idle
 
     def _close(self) -> None:
-        """Count and record it; once, whatever happened."""
+        """Count it, and record it once it has been audited; once, whatever happened."""
         if self._closed:
             return
         self._closed = True
@@ -394,20 +418,28 @@ class Exchange:
         order = self.order
         overhead = self._overhead(now)
         count(self, now, overhead)
-        try:
-            self._site.emit(exchange_record(self, now, overhead))
-        except Exception:
-            log.exception("no record could be made", extra={"exchange_id": order.exchange_id})
         self._site.in_flight.discard(self)
         self._reply.observer = None
-        # Legs point back here: a cycle would keep the request's body until the collector's next round, thousands of exchanges away.
-        self.legs = []
-        self.answer = None
-        order.release()
         try:
             order.plan.close()
         except Exception:
             log.exception("the policy failed as it was closed", extra={"exchange_id": order.exchange_id, "route": order.route})
+        if self._audit is None:
+            self.record(now, overhead)
+        else:
+            self._audit.answered(now, overhead)
+
+    def record(self, now: float, overhead: float, audits: tuple[AuditRecord, ...] = ()) -> None:
+        """Hand its record over, and let go of everything. `now` is when it was over, its audits may have gone on since."""
+        try:
+            self._site.emit(exchange_record(self, now, overhead, audits))
+        except Exception:
+            log.exception("no record could be made", extra={"exchange_id": self.order.exchange_id})
+        # Legs point back here: a cycle would keep the request's body until the collector's next round, thousands of exchanges away.
+        self.legs = []
+        self.answer = None
+        self._audit = None
+        self.order.release()
 
     @property
     def bytes_out(self) -> int:

@@ -224,7 +224,7 @@ class Leg:
         if not reader.whole:
             self._break_off(reader)
         elif self.committed:
-            self._exchange.answer_ended(tail)
+            self._exchange.answer_ended(self, tail)
         else:
             self._keep(tail)
             self._judge(complete=True)
@@ -264,7 +264,7 @@ class Leg:
             return
         self.error = error
         if self.committed:
-            self._exchange.answer_broke(error)
+            self._exchange.answer_broke(self, error)
         else:
             self._judge(complete=False)
 

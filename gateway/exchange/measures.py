@@ -40,7 +40,8 @@ class BackendMeasures:
 class RouteMeasures:
     """Everything counted about one route."""
 
-    def __init__(self, route: str, policy: schema.Policy, counters: Counters, memory: RouteMemory | None = None) -> None:
+    def __init__(self, route: str, policy: schema.Policy | None, counters: Counters, memory: RouteMemory | None = None) -> None:
+        """Without a policy there are no backends to count."""
         self.memory = memory
         """None where the route's rule goes by the request alone."""
         self._route = route
@@ -52,7 +53,8 @@ class RouteMeasures:
         self.overhead = counters.histogram("headgate_overhead_seconds", route)
         self.hold = counters.histogram("headgate_hold_seconds", route)
         self.unit_missing = counters.counter("headgate_unit_missing_total", route)
-        self.backends = {backend.name: BackendMeasures(route, backend, counters) for backend in policy.backends} if route else {}
+        backends = policy.backends if policy is not None and route else ()
+        self.backends = {backend.name: BackendMeasures(route, backend, counters) for backend in backends}
 
     def request(self, reason: str, code: int) -> None:
         """Count one answered request. The codes are those that Headgate itself or an HTTP backend can give: a bounded set."""
@@ -81,6 +83,16 @@ class RouteMeasures:
             self._counters.counter("headgate_deferrals_total", self._route, judgement.backend, judgement.by).value += 1
         elif judgement.by == "defer_limit":
             self._counters.counter("headgate_defer_limited_total", self._route).value += 1
+
+    def audited(self, purpose: str, result: str) -> None:
+        """Count an audit: agreed, disagreed, or why it could not be told."""
+        self._counters.counter("headgate_audits_total", self._route, purpose, result).value += 1
+
+    def beside(self) -> RouteMeasures:
+        """For calls that no client waits for: their tokens and cost are the route's, and nothing else of them counts as its."""
+        measures = RouteMeasures("", None, Counters())
+        measures.backends = self.backends
+        return measures
 
     def hedged(self, result: str) -> None:
         """Count what became of a second call: sent, won, over_budget or no_replica."""

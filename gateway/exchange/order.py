@@ -15,6 +15,7 @@ from gateway.telemetry.trace_context import TraceContext
 from policies.plan import Plan
 
 if TYPE_CHECKING:
+    from gateway.exchange.audits import Audits
     from gateway.exchange.executor import Exchange
 
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class Site:
     """What every exchange of a worker shares."""
 
-    __slots__ = ("call_later", "emit", "in_flight", "left", "new_id", "now")
+    __slots__ = ("audits", "call_later", "emit", "in_flight", "left", "new_id", "now")
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class Site:
         emit: Callable[[ExchangeRecord], None],
         left: Callable[[str], None],
         in_flight: set[Exchange],
+        audits: Audits | None = None,
     ) -> None:
         self.now = now
         self.call_later = call_later
@@ -43,6 +45,8 @@ class Site:
         """Counts a client that left, by phase."""
         self.in_flight = in_flight
         """Exchanges under way."""
+        self.audits = audits
+        """None: nothing is audited, whatever a policy wants."""
 
 
 @final

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, final
 
+from msgspec.structs import replace
+
 from gateway.exchange.verdicts import count_verdict, with_findings, with_scores
-from gateway.link.messages import AttemptRecord, CallRecord, Content, ExchangeRecord
+from gateway.link.messages import AttemptRecord, AuditRecord, CallRecord, Content, ExchangeRecord
 from gateway.protocol.stream import Usage
 from gateway.upstream.base import Attempt
 
@@ -63,8 +65,9 @@ def count(exchange: Exchange, now: float, overhead: float) -> None:
             measures.hold.observe(held if held > 0.0 else 0.0)
 
 
-def exchange_record(exchange: Exchange, now: float, overhead: float) -> ExchangeRecord:
-    """The record, and with it the count of tokens and cost: every call costs, also one whose answer nobody got."""
+def exchange_record(exchange: Exchange, now: float, overhead: float, audits: tuple[AuditRecord, ...] = ()) -> ExchangeRecord:
+    """The record, and with it the count of tokens and cost: every call costs, also one whose answer nobody got. `now` is when the
+    exchange was over."""
     order = exchange.order
     start = order.started
     answer = exchange.answer
@@ -103,7 +106,11 @@ def exchange_record(exchange: Exchange, now: float, overhead: float) -> Exchange
         None if order.content is None else order.content.content(),
         exchange.code == 499,
     )
-    return record if exchange.verdict is None else with_findings(record, exchange.verdict)
+    if exchange.verdict is not None:
+        record = with_findings(record, exchange.verdict)
+    if audits:
+        record = replace(record, audits=audits, started_at=record.started_at - (exchange.now() - now))
+    return record
 
 
 def _call_record(exchange: Exchange, leg: Leg, start: float, now: float) -> CallRecord:

@@ -94,7 +94,10 @@ class CallMetrics:
     def take(self, records: Sequence[ExchangeRecord]) -> None:
         with self._lock:
             for record in records:
-                for call in record.calls:
+                calls = record.calls
+                if record.audits:
+                    calls += tuple([audit.call for audit in record.audits if audit.call is not None])
+                for call in calls:
                     series = self._series_of(record, call)
                     series.duration.observe(call.ended - call.started)
                     if record.stream and call.first_content is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from gateway.link.messages import CallRecord, ExchangeRecord
+from gateway.link.messages import AuditRecord, CallRecord, ExchangeRecord
 from gateway.records.content import prepared
 from gateway.records.redact import Redactor, SlowTextError
 from policies.hashing import CONTENT_RULE, sample
@@ -54,7 +54,8 @@ class Preparation:
                 why = "error"
             lost[why] = lost.get(why, 0) + 1
             calls = tuple([replace(call, message="") for call in record.calls])
-            fit.append(replace(record, content=None, error="", unit=pseudonym(record.unit), calls=calls))
+            audits = _audits_with(record, lambda message: "")
+            fit.append(replace(record, content=None, error="", unit=pseudonym(record.unit), calls=calls, audits=audits))
         return fit, lost
 
     def _redacted(self, record: ExchangeRecord) -> ExchangeRecord:
@@ -71,7 +72,20 @@ class Preparation:
         )
         # Blacked out, two users would become one.
         unit = pseudonym(record.unit) if redactor.text(record.unit, deadline) != record.unit else record.unit
-        return replace(record, content=content, error=redactor.text(record.error, deadline), unit=unit, calls=calls)
+        audits = _audits_with(record, lambda message: redactor.text(message, deadline))
+        return replace(record, content=content, error=redactor.text(record.error, deadline), unit=unit, calls=calls, audits=audits)
+
+
+def _audits_with(record: ExchangeRecord, said: Callable[[str], str]) -> tuple[AuditRecord, ...]:
+    """The audits, each message of their calls by what `said` makes of it."""
+    return tuple(
+        [
+            replace(audit, call=replace(audit.call, message=said(audit.call.message)))
+            if audit.call is not None and audit.call.message
+            else audit
+            for audit in record.audits
+        ]
+    )
 
 
 def pseudonym(unit: str) -> str:

@@ -44,7 +44,8 @@ class Spans:
 
 
 def spans_of(record: ExchangeRecord, resource: Resource) -> list[ReadableSpan]:
-    """One SERVER span for the exchange, below the client's; one CLIENT span for each call, whose id the backend was given."""
+    """One SERVER span for the exchange, below the client's; one CLIENT span for each call, whose id the backend was given;
+    that of a call for an audit may end after the exchange's."""
     server = _context(record, record.span_id)
     parent = _context(record, record.parent_span_id, remote=True) if record.parent_span_id else None
     path = _PATHS.get(record.endpoint, f"/v1/{record.endpoint}")
@@ -64,23 +65,36 @@ def spans_of(record: ExchangeRecord, resource: Resource) -> list[ReadableSpan]:
         )
     ]
     for number, call in enumerate(record.calls):
-        failed = call.result not in ("ok", "cancelled")
-        spans.append(
-            ReadableSpan(
-                f"{conventions.operation(record.endpoint)} {record.model[:MODEL_CHARS_MAX]}",
-                _context(record, call.span_id),
-                server,
-                resource,
-                _call_attributes(record, call),
-                _call_events(record, number, call),
-                kind=SpanKind.CLIENT,
-                status=Status(StatusCode.ERROR, call.result) if failed else Status(),
-                start_time=_ns(record, call.started),
-                end_time=_ns(record, max(call.started, call.ended)),
-                instrumentation_scope=_SCOPE,
-            )
-        )
+        spans.append(_call_span(record, call, server, resource, _call_attributes(record, call), _call_events(record, number, call)))
+    for audit in record.audits:
+        if audit.call is not None:
+            attributes = {**_call_attributes(record, audit.call), "headgate.purpose": audit.purpose}
+            spans.append(_call_span(record, audit.call, server, resource, attributes, _call_events(record, None, audit.call)))
     return spans
+
+
+def _call_span(
+    record: ExchangeRecord,
+    call: CallRecord,
+    server: SpanContext,
+    resource: Resource,
+    attributes: dict[str, AttributeValue],
+    events: tuple[Event, ...],
+) -> ReadableSpan:
+    failed = call.result not in ("ok", "cancelled")
+    return ReadableSpan(
+        f"{conventions.operation(record.endpoint)} {record.model[:MODEL_CHARS_MAX]}",
+        _context(record, call.span_id),
+        server,
+        resource,
+        attributes,
+        events,
+        kind=SpanKind.CLIENT,
+        status=Status(StatusCode.ERROR, call.result) if failed else Status(),
+        start_time=_ns(record, call.started),
+        end_time=_ns(record, max(call.started, call.ended)),
+        instrumentation_scope=_SCOPE,
+    )
 
 
 def _context(record: ExchangeRecord, span_id: str, *, remote: bool = False) -> SpanContext:
@@ -158,10 +172,15 @@ def _server_events(record: ExchangeRecord) -> tuple[Event, ...]:
         events.append(Event("assess", {"headgate.ood": record.findings.ood}, _ns(record, 0.0)))
     if record.committed is not None:
         events.append(Event("commit", {"headgate.backend": record.backend}, _ns(record, record.committed)))
+    for audit in record.audits:
+        result = audit.why if audit.agreed is None else "agreed" if audit.agreed else "disagreed"
+        attributes = {"headgate.purpose": audit.purpose, "headgate.backend": audit.backend, "headgate.result": result}
+        events.append(Event("audit", attributes, _ns(record, record.duration)))
     return tuple(events)
 
 
-def _call_events(record: ExchangeRecord, number: int, call: CallRecord) -> tuple[Event, ...]:
+def _call_events(record: ExchangeRecord, number: int | None, call: CallRecord) -> tuple[Event, ...]:
+    """`number`: which call of the exchange; None: one for an audit."""
     events = [
         Event("retry", {"headgate.replica": attempt.replica, conventions.ERROR_TYPE: attempt.result}, _ns(record, attempt.ended))
         for attempt in call.attempts[:-1]
@@ -172,6 +191,6 @@ def _call_events(record: ExchangeRecord, number: int, call: CallRecord) -> tuple
         events += [
             Event("defer", {"headgate.by": judgement.by}, _ns(record, call.held))
             for judgement in judgements
-            if judgement.call == number and judgement.deferred
+            if number is not None and judgement.call == number and judgement.deferred
         ]
     return tuple(events)

@@ -66,6 +66,14 @@ WORKER_METRICS = (
         "Second calls beside a slow one: sent, won, over_budget or no_replica.",
         ("route", "result"),
     ),
+    Metric(
+        "headgate_audits_total",
+        "counter",
+        "Audits of a cascade's decisions: agreed, disagreed, or why that could not be told (error, busy, timeout, too_long, "
+        "not_comparable, stopped).",
+        ("route", "purpose", "result"),
+    ),
+    Metric("headgate_audits_in_flight", "gauge", "Answers that are being audited, counted from their commit."),
     Metric("headgate_upstream_calls_total", "counter", "Calls to a backend by result: ok, or the kind of error.", ("backend", "result")),
     Metric("headgate_upstream_call_duration_seconds", "histogram", "From sending a call to the end of its reply.", ("backend",), SECONDS),
     Metric(

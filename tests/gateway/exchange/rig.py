@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Generator
 from typing import Any
 
+from gateway.exchange.audits import Audits
 from gateway.exchange.executor import Exchange
 from gateway.exchange.measures import RouteMeasures
 from gateway.exchange.memory import RouteMemory
@@ -142,6 +143,7 @@ class Rig:
         price = Price(input=1, output=2, currency="EUR", per_tokens=1000)
         policy = Policy(1, tuple(Backend(name, "openai", f"{name}-model", price=price) for name in backends), (Route("main", ()),))
         ids = iter(range(1, 1000))
+        self.audits = Audits(now=self.loop.time, call_later=self.loop.call_later, new_id=lambda bits: next(ids))  # type: ignore[arg-type]
         site = Site(
             now=self.loop.time,
             call_later=self.loop.call_later,  # type: ignore[arg-type]
@@ -149,6 +151,7 @@ class Rig:
             emit=self.records.append,
             left=self.lefts.append,
             in_flight=self.in_flight,
+            audits=self.audits,
         )
         raw = json.dumps({"model": "chat", "messages": [{"role": "user", "content": "hi"}], "stream": stream, **body}).encode()
         order = Order(
@@ -196,6 +199,7 @@ class Rig:
         assert len(self.records) == 1
         assert self.released == 1
         assert self.in_flight == set()
+        assert self.audits.running == set()
         assert self.reply.observer is None
         assert all(call.over for call in self.calls), "a call still runs"
         return self.records[0]

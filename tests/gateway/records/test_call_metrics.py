@@ -12,7 +12,7 @@ from opentelemetry.sdk.environment_variables import OTEL_EXPORTER_OTLP_METRICS_T
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader, Metric
 
-from gateway.link.messages import AttemptRecord, ExchangeRecord
+from gateway.link.messages import AttemptRecord, AuditRecord, ExchangeRecord
 from gateway.records import call_metrics
 from gateway.records.call_metrics import MODELS_MAX, OVERFLOW, CallMetrics, delta_wanted
 from gateway.telemetry import conventions
@@ -63,6 +63,15 @@ def test_each_call_is_measured_with_who_was_asked_and_what_came_of_it() -> None:
 def test_only_streams_have_a_first_chunk_and_refusals_no_call() -> None:
     assert set(measured(record(stream=False, calls=(CALL,)))) == {DURATION}
     assert measured(record(calls=())) == {}
+
+
+def test_the_call_for_an_audit_is_one() -> None:
+    audits = (
+        AuditRecord("audit_accepted", "big", True, "", replace(CALL, backend="big")),
+        AuditRecord("audit_deferred", "tiny", None, "busy"),
+    )
+    points = measured(record(calls=(CALL,), audits=audits))[DURATION]
+    assert sorted(str((point.attributes or {})["headgate.backend"]) for point in points) == ["big", "small"]
 
 
 def test_models_beyond_the_limit_are_one() -> None:

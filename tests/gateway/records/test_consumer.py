@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.errors import StoreError, StoreFullError
-from gateway.link.messages import Content, ExchangeRecord
+from gateway.link.messages import AuditRecord, Content, ExchangeRecord
 from gateway.records import consumer as consumer_module
 from gateway.records import preparation
 from gateway.records.consumer import Consumer
@@ -295,11 +295,14 @@ async def test_content_is_sampled_by_exchange() -> None:
 async def test_messages_of_errors_are_redacted_and_rules_follow_the_policy() -> None:
     rig = Rig(content=schema.Content(redact=("email",)))
     rig.consumer.start()
-    said = record(1, error="no jane@example.com", calls=(replace(CALL, message="bad jane@example.com"),))
+    call = replace(CALL, message="bad jane@example.com")
+    audits = (AuditRecord("audit_accepted", "big", None, "error", call), AuditRecord("audit_deferred", "small", True))
+    said = record(1, error="no jane@example.com", calls=(call,), audits=audits)
     rig.take(said)
     found = await rig.consumer.get("ex-1")
     assert found is not None
     assert (found.error, found.calls[0].message) == ("no [email]", "bad [email]")
+    assert found.audits == (replace(audits[0], call=found.calls[0]), audits[1])
     rig.policy = schema.Records(keep_for=1e12)
     rig.take(record(2, error="no jane@example.com"))
     found = await rig.consumer.get("ex-2")
@@ -335,10 +338,12 @@ async def test_what_cannot_be_redacted_is_not_kept(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(preparation, "prepared", fail)
     rig = Rig(content=policy(redact=("email",)))
     rig.consumer.start()
-    rig.take(record(1, content=KEPT, error="for jane@example.com"), record(2))
+    audit = AuditRecord("audit_accepted", "big", None, "error", replace(CALL, message="jane@example.com"))
+    rig.take(record(1, content=KEPT, error="for jane@example.com", audits=(audit,)), record(2))
     found = await rig.consumer.get("ex-1")
     assert found is not None
     assert (found.content, found.error, found.unit) == (None, "", preparation.pseudonym(record(1).unit))
+    assert found.audits == (replace(audit, call=CALL),)
     assert await rig.store.get("ex-2") == record(2)
     assert rig.value("headgate_records_content_dropped_total", why) == 1
     await rig.consumer.close()

@@ -14,6 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status as SpanStatus
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from gateway.link.messages import AuditRecord
 from gateway.records.spans import MODEL_CHARS_MAX, Spans
 from gateway.telemetry import tracing
 from gateway.telemetry.metrics import Exposition
@@ -92,6 +93,25 @@ def test_a_guard_and_a_deferral_are_events(receiver: Collector, queue: SpanQueue
     assert [event.name for event in small.events] == ["retry", "hold", "defer"]
     assert attributes(small.events[-1]) == {"headgate.by": "mean_logprob"}
     assert [event.name for event in big.events] == []
+
+
+def test_audits_are_events_and_the_call_that_was_made_for_one_is_a_span(
+    receiver: Collector, queue: SpanQueue, exposition: Exposition
+) -> None:
+    late = replace(CALL, backend="big", span_id="00000000000000b1", started=1.6, ended=2.5)
+    audits = (AuditRecord("audit_accepted", "big", False, "", late), AuditRecord("audit_deferred", "tiny", None, "timeout"))
+    Spans(queue, exposition).take([replace(RECORD, calls=(CALL,), audits=audits)])
+    queue.flush()
+    server, served, audit = receiver.spans
+    assert [(event.name, attributes(event)) for event in server.events] == [
+        ("commit", {"headgate.backend": "small"}),
+        ("audit", {"headgate.purpose": "audit_accepted", "headgate.backend": "big", "headgate.result": "disagreed"}),
+        ("audit", {"headgate.purpose": "audit_deferred", "headgate.backend": "tiny", "headgate.result": "timeout"}),
+    ]
+    assert (audit.span_id.hex(), audit.parent_span_id) == (late.span_id, server.span_id)
+    assert attributes(audit)["headgate.purpose"] == "audit_accepted"
+    assert "headgate.purpose" not in attributes(served)
+    assert audit.end_time_unix_nano > server.end_time_unix_nano, "the client did not wait for it"
 
 
 def test_attributes_follow_the_conventions(receiver: Collector, queue: SpanQueue, exposition: Exposition) -> None:
