@@ -25,15 +25,25 @@ from gateway.settings import Settings
 from gateway.worker import Worker as WorkerProcess
 from policies.load import encode, load
 from tests.e2e.gateway import chat, said
-from tests.standin import Conversation, chunk, fails, speaks, standin
+from tests.standin import Conversation, chunk, fails, scored, speaks, standin
 
 POLICY = """
 version: 1
 server: {{drain: 5s}}
 backends:
   - {{name: small, kind: openai, replicas: ["{url}"], model: tiny}}
+  - {{name: sure, kind: openai, replicas: ["{url}"], model: tiny, evidence: logprobs}}
 routes:
   - {{name: main, matches: [{{models: [chat]}}], backend: small}}
+  - name: accepted
+    matches: [{{models: [accepted]}}]
+    cascade: {{stages: [{{backend: sure}}], last: small, audit: {{accepted_percent: 100}}}}
+  - name: deferred
+    matches: [{{models: [deferred]}}]
+    cascade:
+      stages: [{{backend: sure, hold: {{tokens: 1}}, defer_when: {{score: mean_logprob, below: -0.05}}}}]
+      last: small
+      audit: {{deferred_percent: 100}}
 """
 
 
@@ -213,6 +223,14 @@ async def test_exchanges_leave_nothing_to_the_collector(tmp_path: Path) -> None:
                 for stream in (True, False):
                     await client.post("/v1/chat/completions", json=chat(stream=stream))
             await client.post("/v1/chat/completions", json=chat(model="unknown"))
+            backend.script = scored("one two", -0.1)
+            for model in ("accepted", "deferred"):
+                for stream in (True, False):
+                    await client.post("/v1/chat/completions", json=chat(model=model, stream=stream))
+                    while worker.audits.running:
+                        await asyncio.sleep(0.01)
+                    result = worker.counters.counter("headgate_audits_total", model, f"audit_{model}", "agreed")
+                    assert result.value == (1 if stream else 2)
             backend.script = hangs
             async with client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as answer:
                 await anext(answer.aiter_bytes())

@@ -258,6 +258,17 @@ async def test_a_file_that_is_no_policy_keeps_what_is_in_force_and_says_so(rig: 
     watch.cancel()
 
 
+async def test_what_is_not_supported_yet_is_refused_before_a_worker_hears_of_it(rig: Rig) -> None:
+    text = policy_text().replace("{name: small,", "{name: big, kind: openai, replicas: [http://b:1], model: b}\n  - {name: small,")
+    cascade = "    cascade: {stages: [{backend: small}], last: big, audit: {accepted_percent: 2, agree: judge}}\n"
+    rig.write(text[: text.index("  - {name: chat")] + "  - name: chat\n    matches: [{models: [chat]}]\n" + cascade)
+    worker = rig.worker()
+    with pytest.raises(PolicyError) as refused:
+        await rig.reloader.start()
+    assert ["not supported yet" in each.message for each in refused.value.problems] == [True]
+    assert not [each for each in worker.heard if isinstance(each, Prepare)]
+
+
 async def test_workers_are_told_the_hash_of_each_file_that_compiling_needs(rig: Rig) -> None:
     data = (NAMED / "detectors" / "support.npz").read_bytes()
     (rig.path.parent / "d.npz").write_bytes(data)
