@@ -357,11 +357,13 @@ class Exchange:
             return
         if self.answer is not None and self.answer.whole:
             self.code = 200  # it has all of the answer, and does not wait for the connection's end
+            self._stop_losers()
+            self.answer.cancel()
         else:
             self._site.left("before_commit" if self.committed_at is None else "after_commit")
             self.code, self.error = 499, "the client left"
-        for leg in self.legs:
-            leg.cancel()
+            for leg in self.legs:
+                leg.cancel()
         self._close()
 
     def pause_writing(self) -> None:

@@ -294,6 +294,12 @@ def test_a_client_that_has_its_answer_may_leave() -> None:
     rig.reply.leave()
     streams(rig, "big", "yes")
     assert (rig.record.code, audit(rig).agreed) == (200, True)
+    rig = deferred_rig()
+    rig.call("big").head(200, SSE)
+    rig.call("big").body(event("yes") + event("", "stop") + DONE)
+    rig.reply.leave()
+    streams(rig, "small")
+    assert (rig.record.code, audit(rig).agreed) == (200, True)
 
 
 def test_an_answer_that_breaks_is_not_compared() -> None:
