@@ -11,7 +11,7 @@ from typing import Any, Final, final
 
 import msgspec
 
-from gateway.protocol.sse import EventSplitter, event_data
+from gateway.protocol.sse import BOM, EventSplitter, event_data
 from policies.agreement import Said
 from policies.plan import Endpoint
 
@@ -148,7 +148,7 @@ class SaidReader:
         else:
             try:
                 for event in splitter.split(data):
-                    said = event_data(event)
+                    said = event_data(event.removeprefix(BOM))
                     if said is not None and said != b"[DONE]":
                         self._take_event(said)
             except _UNREADABLE:

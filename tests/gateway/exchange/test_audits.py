@@ -95,6 +95,7 @@ def test_the_last_stage_is_asked_the_same_once_the_answer_is_whole() -> None:
     assert rig.counted("headgate_audits_total", "main", ACCEPTED, "agreed") == 1
     assert rig.counted("headgate_tokens_total", "main", "big", "input") == 7, "it costs like any call"
     assert rig.counted("headgate_requests_total", "main", "primary", "200") == 1, "and is none of the clients' requests"
+    assert all(timer.is_cancelled for timer in rig.loop._later), "nothing of it is kept for as long as it might have taken"
 
 
 def test_the_record_is_of_when_the_answer_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +142,25 @@ def test_a_deferred_reply_is_let_finish_and_compared_with_the_answer(first: str)
     assert small.scores is not None
     assert (small.scores.tokens, small.scores.mean_logprob) == (1, -2.0), "of what was held, as ever"
     assert audit(rig) == AuditRecord(DEFERRED, "small", True, "", None)
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize("lacks", ["answer", "other"])
+def test_a_last_event_without_its_blank_line_is_compared_too(deferred: bool, lacks: str) -> None:
+    rig = deferred_rig() if deferred else Rig(plan())
+    if not deferred:
+        rig.call().head(200, SSE)
+        rig.call().body(token("yes", -0.1))
+    for name in ("big", "small") if deferred else ("small", "big"):
+        call = rig.call(name)
+        if name == "big":
+            call.head(200, SSE)
+            call.body(event("yes"))
+        last = event(" sir", "stop")
+        call.body(last.rstrip(b"\n") if (name == ("big" if deferred else "small")) == (lacks == "answer") else last + DONE)
+        call.end()
+    assert b" sir" in rig.reply.body
+    assert audit(rig).agreed is True
 
 
 def test_deferred_replies_that_were_whole_and_both_kinds_at_once() -> None:

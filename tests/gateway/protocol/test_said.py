@@ -83,6 +83,10 @@ def test_how_a_stream_is_cut_changes_nothing(cuts: list[int]) -> None:
     assert read("chat", *(STREAM[start:end] for start, end in itertools.pairwise(ends)), stream=True) == SAID
 
 
+def test_a_mark_at_the_beginning_is_no_part_of_the_first_event() -> None:
+    assert read("chat", b"\xef\xbb\xbf" + sse(delta(content="hi")), stream=True) == Said("hi")
+
+
 def test_completions() -> None:
     assert whole("completions", {"choices": [{"text": "hi there"}]}) == Said("hi there")
     assert read("completions", sse({"choices": [{"text": "hi "}]}, {"choices": [{"text": "there"}]}), stream=True) == Said("hi there")
