@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from importlib import resources
 from pathlib import Path
 
 from gateway import settings as process_settings
@@ -30,16 +31,27 @@ backends:                           # two small models that run in a process bes
     concurrency: {limit: 1, queue: 0}   # one request at a time: what comes meanwhile fails at once, and goes to the next
   - {name: generalist, kind: embedded, model: generalist, evidence: logprobs}
 
+detectors:
+  - {name: tickets, artifact: detector.npz}     # knows what the specialist was trained on
+
 records: {content: {store: true, redact: [email, phone, card, iban]}}
 
 routes:
   - name: support                   # labels a support ticket
     matches: [{models: [support]}]
-    failover: [specialist, generalist]
+    guard: {detector: tickets, when_ood: to_last}       # no ticket: to the generalist at once
+    cascade:
+      stages:
+        - backend: specialist
+          hold: {tokens: 8, for: 10s}                   # nothing of its answer is sent before it is judged
+          defer_when: {calibration: calibration.json}   # not sure enough: the generalist answers instead
+      last: generalist
   - name: chat
     matches: [{models: [chat]}]
     backend: generalist
 """
+FILES = ("detector.npz", "calibration.json")
+"""What the policy names: made by `python -m gateway.embedded.fit`."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,9 +65,11 @@ def run(args: argparse.Namespace) -> int:
     policy = folder / "policy.yaml"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in FILES:
+            (folder / name).write_bytes(resources.files("gateway.embedded").joinpath("fitted", name).read_bytes())
         policy.write_text(POLICY, encoding="utf-8")
     except OSError as error:
-        raise CommandError(f"cannot write {policy}: {error.strerror}") from error
+        raise CommandError(f"cannot write {error.filename or folder}: {error.strerror}") from error
     args.state_dir = str(folder / "state")
     settings = settings_of(args, policy, load_or_fail(str(policy)).policy)
     logs.configure(format=settings.log_format, level=settings.log_level, process="supervisor")

@@ -1,5 +1,5 @@
-"""What `headgate demo` plays against its gateway: a client's requests, one of them at a bad moment; and then it tells of changes of the
-policy, as long as the demo runs.
+"""What `headgate demo` plays against its gateway: a client's requests, tickets and others, one of them at a bad moment; and then it
+tells of changes of the policy, as long as the demo runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from gateway import settings as process_settings
 from gateway.cli.output import WELL, WRONG, hint
 from gateway.cli.serve import url
-from gateway.cli.tour_text import Seen, report, story_of, suggestions
+from gateway.cli.tour_text import FOREIGN, TICKET, UNSURE, Seen, report, stories, suggestions
 from gateway.settings import Settings
 
 READY_WITHIN_S = 60.0
@@ -27,11 +27,12 @@ ASKED = (
     ("support", "I was charged twice for the lamp. Please help."),
     ("support", "Hello, my parcel has not arrived after 9 days."),
     ("support", "the tracking number for order 4711 does not work"),
-    ("support", "Where is my package with the camera?"),
+    ("support", TICKET),
     ("support", "The tax on my invoice is wrong. Kind regards."),
     ("support", "Good morning, order 815 is late."),
     ("support", "My bank statement lists you two times this month."),
-    ("support", "What is the capital of France?"),
+    ("support", UNSURE),
+    ("support", FOREIGN),
     ("chat", "What is the capital of Japan?"),
     ("chat", "Capital of Kenya?"),
     ("chat", "Hello!"),
@@ -39,6 +40,8 @@ ASKED = (
     ("chat", "What can you do?"),
 )
 """(model, text). Each is asked twice, once streamed."""
+SERVED = {TICKET: ("specialist", "primary"), UNSURE: ("generalist", "low_confidence"), FOREIGN: ("generalist", "ood")}
+"""Who has to answer these, and why."""
 
 NOT_THERE = "gpt-unheard-of"
 LONG = "Write a reply: I was charged twice for the lamp."
@@ -61,18 +64,19 @@ def main() -> int:
         seen = [ask(client, model, text, stream=stream) for model, text in ASKED for stream in (False, True)]
         seen.append(ask(client, NOT_THERE, "Hello!", stream=False))
         moved = ask_while_busy(client)
-        wrong = [*complaints(seen), *recorded(settings, [*seen, moved])]
+        wrong = [*complaints(seen), *misrouted(seen), *recorded(settings, [*seen, moved])]
         if moved.reason != "failover" and settings.workers == 1:  # more workers share the limit, and each lets one through
             wrong.append(f"{moved.text!r}, asked while the specialist was busy, was answered by {moved.backend} ({moved.reason})")
     print(report([*seen, moved]), flush=True)
+    deferred = next(each for each in reversed(seen) if each.text == UNSURE)
     if not wrong:
-        print(story_of(moved, admin_get(settings, f"/exchanges/{moved.exchange_id}")), flush=True)
+        print(stories(*(admin_get(settings, f"/exchanges/{each.exchange_id}") for each in (deferred, moved))), flush=True)
     if not checking:
-        print(suggestions(settings, base, moved), flush=True)
+        print(suggestions(settings, base, deferred), flush=True)
     for complaint in wrong:
         hint(f"not as it should be: {complaint}")
     if checking and not wrong:
-        print("All is well: every answer was whole, streamed and not, and recorded and counted.", flush=True)
+        print("All is well: every answer was whole, streamed and not, of the right model, and recorded and counted.", flush=True)
     if not checking:
         tell_of_changes(settings)
     return WRONG if wrong else WELL
@@ -84,7 +88,7 @@ def wait_until_ready(client: httpx.Client) -> bool:
     while time.monotonic() < deadline:
         try:
             if client.get("/health/ready").status_code == 200 and all(
-                ask(client, m, "Hello!", stream=False).status == 200 for m in ("support", "chat")
+                ask(client, model, TICKET, stream=False).reason == "primary" for model in ("support", "chat")
             ):
                 return True
         except httpx.TransportError:
@@ -151,6 +155,17 @@ def complaints(seen: list[Seen]) -> list[str]:
         for e in seen
         if e.stream and e.answer != whole[e.model, e.text]
     ]
+    return found
+
+
+def misrouted(seen: list[Seen]) -> list[str]:
+    """What was answered by another model than it has to be, or for another reason."""
+    found = []
+    for each in seen:
+        wanted = SERVED.get(each.text) if each.model == "support" else None
+        if wanted is not None and (each.backend, each.reason) != wanted:
+            how = ", streamed" if each.stream else ""
+            found.append(f"{each.text!r}{how} was answered by {each.backend} ({each.reason}), not by {wanted[0]} ({wanted[1]})")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What the demo's tour tells: what was asked and answered, the story of one exchange, and what to try."""
+"""What the demo's tour tells: what was asked and answered, the stories of two exchanges, and what to try."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from gateway.cli.output import table
 from gateway.cli.serve import url
 from gateway.records.story import story
 from gateway.settings import Settings
+
+TICKET = "Where is my package with the camera?"
+UNSURE = "The total on the receipt is higher than the price."
+"""A ticket in words that the specialist was not trained on: alone it says `returns`. The generalist knows better."""
+FOREIGN = "What is the capital of France?"
+"""No ticket, so that the guard sends it to the generalist."""
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -49,13 +55,24 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
-def story_of(moved: Seen, recorded: httpx.Response) -> str:
-    """What the gateway has written down about the request that came at a bad moment."""
-    lines = "\n".join(f"  {line}".rstrip() for line in story(from_json(recorded.json())))
-    return f"\nThe last one came while the specialist was busy with another request. This is its record:\n\n{lines}\n"
+def stories(deferred: httpx.Response, moved: httpx.Response) -> str:
+    """What the gateway has written down of a deferred request, and of the one that came at a bad moment."""
+    return f"""
+Of {UNSURE!r} the specialist was not sure, and it would have been wrong:
+
+{_told(deferred)}
+
+The last one came while the specialist was busy with another request:
+
+{_told(moved)}
+"""
 
 
-def suggestions(settings: Settings, base: str, moved: Seen) -> str:
+def _told(recorded: httpx.Response) -> str:
+    return "\n".join(f"  {line}".rstrip() for line in story(from_json(recorded.json())))
+
+
+def suggestions(settings: Settings, base: str, deferred: Seen) -> str:
     """What to try now."""
     headgate = os.path.join(os.path.dirname(sys.executable), "headgate")
     headgate = os.path.relpath(headgate) if os.path.exists(headgate) else "headgate"
@@ -65,23 +82,28 @@ def suggestions(settings: Settings, base: str, moved: Seen) -> str:
 Ask it
   base_url  {base}/v1          models: support, chat
 
-  curl -i {base}/v1/chat/completions -H 'content-type: application/json' \\
-    -d '{{"model": "support", "messages": [{{"role": "user", "content": "Where is my parcel?"}}]}}'
+  ask() {{ curl -si {base}/v1/chat/completions -H 'content-type: application/json' \\
+    -d "{{\\"model\\": \\"support\\", \\"messages\\": [{{\\"role\\": \\"user\\", \\"content\\": \\"$1\\"}}]}}" \\
+    | grep -E '^x-headgate-(backend|reason|ood)|"content"'; }}
+
+  ask "{TICKET}"                  # a ticket: the specialist
+  ask "{FOREIGN}"                        # no ticket: the guard sends it to the generalist
+  ask "{UNSURE}"    # the specialist is not sure: deferred to the generalist
 
   from openai import OpenAI
   client = OpenAI(base_url="{base}/v1", api_key="none")
   messages = [{{"role": "user", "content": "What is the capital of Italy?"}}]
-  for chunk in client.chat.completions.create(model="chat", messages=messages, stream=True):
+  for chunk in client.chat.completions.create(model="support", messages=messages, stream=True):
       print(chunk.choices[0].delta.content or "", end="")
 
 Look at it
   {headgate} status{where}
-  {headgate} explain --exchange {moved.exchange_id}{where}
+  {headgate} explain --exchange {deferred.exchange_id}{where}
   metrics   {url(settings.metrics_host, settings.metrics_port)}/metrics
 
 Change it: in {settings.policy}
-  write "backend: generalist" instead of "failover: [specialist, generalist]", save, and ask again: who answers?
-  write "backend: nobody", and see what it says; the policy before stays in force
+  write "when_ood: flag" instead of "when_ood: to_last", save, and ask again: who answers, and why?
+  write "last: nobody", and see what it says; the policy before stays in force
   {headgate} rollback{where}
 
 Ctrl-C stops it.

@@ -116,6 +116,20 @@ def queues(seed: int) -> Iterator[Example]:
             yield Example("queues", ticket.text, QUEUES[ticket.label])
 
 
+TRAFFIC_SHARES = {"tickets": 0.6, "tickets_turned": 0.2, "tickets_mixed": 0.2}
+"""How tickets come in once the specialist serves: most in plain words, the others in words that it was hardly trained on, or not."""
+
+
+def traffic(seed: int) -> Iterator[Example]:
+    """Yield tickets as they come in once the specialist serves, endlessly, none of them trained on by anybody."""
+    rng = random.Random(seed)
+    while True:
+        (kind,) = rng.choices(tuple(TRAFFIC_SHARES), tuple(TRAFFIC_SHARES.values()))
+        ticket = _TICKETS[kind](rng)
+        if held_out(ticket.text):
+            yield _asked(ticket, rng, worn_share=0, kept=1)
+
+
 def evaluation(task: str, count: int, seed: int = 20261121) -> Sequence[Example]:
     """Draw up to `count` different held-out examples of one of `EVALUATION_TASKS`, or of `queues`: small worlds have fewer."""
     rng = random.Random(seed)

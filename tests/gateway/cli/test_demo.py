@@ -45,8 +45,12 @@ def test_the_demo_plays_and_verifies() -> None:
     process = demo("--check")
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
-    assert "28 requests were played" in out
+    assert "30 requests were played" in out
     assert re.search(r"My invoice for the lamp is wrong\. .* generalist \(failover\) ", out)
+    assert re.search(r"Where is my package with the camera\? +shipping +specialist +\d", out)
+    assert re.search(r"What is the capital of France\? +Paris +generalist \(ood\)", out)
+    assert re.search(r"The total on the receipt is higher than the price\. +billing +generalist \(low_confidence\)", out)
+    assert re.search(r"deferred: calibrated", out), "the story says why"
     assert re.search(r"\n +1 specialist .* queue_full", out), "the record says why"
     assert "served       by generalist (failover: the backends before it failed)" in out
     assert out.splitlines()[-1].startswith("All is well: ")
@@ -61,7 +65,7 @@ def test_ctrl_c_stops_it_and_all_it_started(running: subprocess.Popen[str], own_
     policy = Path(re.search(r"^Change it: in (\S+)$", told, re.MULTILINE)[1])  # type: ignore[index]
     assert policy.is_relative_to(own_state_home)
     assert running.stdout is not None
-    policy.write_text(policy.read_text().replace("failover: [specialist, generalist]", "backend: generalist"))
+    policy.write_text(policy.read_text().replace("when_ood: to_last", "when_ood: flag"))
     while not (line := running.stdout.readline()).startswith("policy "):
         assert line, "it tells of the change"
     assert re.fullmatch(r"policy \w{16} is in force; before it was \w{16}\n", line)
