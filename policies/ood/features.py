@@ -39,7 +39,7 @@ class Pieces(NamedTuple):
 def pieces(text: str) -> Pieces:
     """Split a text, at most `policies.ood.text.TEXT_CHARS_MAX` characters of it. Any string is well, lone surrogates too."""
     found = _WORDS.findall(bounded(text).lower())
-    pairs = [pair_column(left, right) for left, right in pairwise(found)]
+    pairs = [pair_column(left, right) for left, right in dict.fromkeys(pairwise(found))]
     return Pieces(tuple(dict.fromkeys(found)), tuple(dict.fromkeys(pairs)))
 
 
