@@ -2,9 +2,9 @@
 
 `python -m loadtests.mock --port 9000 [--chunks 128] [--interval-ms 10]`: streams where the body says `"stream":true` (or with a
 space), else one chat completion of about 1 KB. `GET /mode/NAME` sets how streams come: `plain` (an event a beat), `burst` (16 events
-in one write, every 16th beat), `logprobs` (an event a beat with five likeliest tokens, 651 B), `held` (one event of content, and no
-other until the mode changes). `GET /count` tells what it has answered, as JSON: requests, events of content, connections ever
-accepted.
+in one write, every 16th beat), `scored` (an event a beat with its token's log-probability), `logprobs` (with five likeliest tokens, too,
+651 B), `held` (one event of content, and no other until the mode changes). `GET /count` tells what it has answered, as JSON: requests,
+events of content, connections ever accepted.
 
 Every event carries when it was written, in microseconds of the machine's monotonic clock, as its content: `@0001763735000000`.
 """
@@ -24,7 +24,7 @@ USAGE = b'{"prompt_tokens":300,"total_tokens":428,"completion_tokens":128}'
 IDENTITY = b'{"id":"chatcmpl-0123456789abcdef","object":"chat.completion%s","created":1795168569,"model":"mock",'
 STAMP = b"@%016d"
 BURST = 16
-MODES = ("plain", "burst", "logprobs", "held")
+MODES = ("plain", "burst", "logprobs", "scored", "held")
 PROBES = {
     b"/health": b"{}",
     b"/v1/models": b'{"object":"list","data":[{"id":"mock","object":"model","created":1,"owned_by":"mock"}]}',
@@ -58,9 +58,9 @@ def event(choice: bytes) -> bytes:
     return b"data: " + IDENTITY % b".chunk" + choice + b"}\n\n"
 
 
-def likeliest(token: bytes) -> bytes:
-    """The logprobs of one token with five likeliest ones, as vLLM words them."""
-    five = b",".join(b'{"token":" w%d","logprob":-%d.25,"bytes":[32,119]}' % (each, each) for each in range(5))
+def likeliest(token: bytes, number: int) -> bytes:
+    """The logprobs of one token with so many likeliest ones, as vLLM words them."""
+    five = b",".join(b'{"token":" w%d","logprob":-%d.25,"bytes":[32,119]}' % (each, each) for each in range(number))
     return b'{"content":[{"token":"%s","logprob":-0.125,"bytes":[64,48],"top_logprobs":[%s]}]}' % (token, five)
 
 
@@ -76,18 +76,18 @@ class Answers:
         head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
         self.first = head + frame(event(role))
         self.chunk = frame(event(choice % (token, b"null")))
-        self.with_logprobs = frame(event(choice % (token, likeliest(b" parcel"))))
+        with_logprobs, scored = (frame(event(choice % (token, likeliest(b" parcel", number)))) for number in (5, 0))
         end = frame(b"data: [DONE]\n\n") + b"0\r\n\r\n"
         self.last = frame(event(finish)) + end
         self.last_with_usage = frame(event(finish)) + frame(event(b'"choices":[],"usage":' + USAGE)) + end
-        before, _, after = self.chunk.partition(token)
-        self._plain = before, after
-        before, _, after = self.with_logprobs.partition(token)
-        self._logprobs = before, after
+        self._beats = {}
+        for mode, beat in (("plain", self.chunk), ("logprobs", with_logprobs), ("scored", scored)):
+            before, _, after = beat.partition(token)
+            self._beats[mode] = before, after
 
     def stamped(self, mode: str) -> bytes:
         """One beat's bytes, the same for every stream."""
-        before, after = self._logprobs if mode == "logprobs" else self._plain
+        before, after = self._beats.get(mode, self._beats["plain"])
         made = before + STAMP % (time.monotonic_ns() // 1000) + after
         return made * BURST if mode == "burst" else made
 

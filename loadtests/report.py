@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tomllib
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
@@ -104,6 +104,8 @@ class Goal(msgspec.Struct, forbid_unknown_fields=True):
     us_at_most: float | None = None
     at_most: float | None = None
     ratios: dict[str, float] = {}
+    over: str | None = None
+    """The scenario whose figure is taken off, round by round."""
 
 
 class Verdict(msgspec.Struct):
@@ -131,12 +133,21 @@ def goals() -> list[Goal]:
     return msgspec.convert(tomllib.loads(BUDGETS.read_text(encoding="utf-8"))["goal"], list[Goal])
 
 
+def figures(results: Results, goal: Goal) -> list[float]:
+    """A goal's figure in each round of Headgate's; with `over`, how much more it is than in the same round of that scenario."""
+    if goal.scenario not in results.rounds or (goal.over is not None and goal.over not in results.rounds):
+        return []
+    rounds = results.added(goal.scenario, "headgate")
+    bases = results.added(goal.over, "headgate") if goal.over is not None else [{goal.figure: 0.0}] * len(rounds)
+    pairs = [(each, base) for each, base in zip(rounds, bases, strict=False) if each and base]
+    return [each[goal.figure] - base[goal.figure] for each, base in pairs if goal.figure in each and goal.figure in base]
+
+
 def check(results: Results) -> list[Verdict]:
     """Every goal held against a run: ratios and sizes count, microseconds are shown."""
     verdicts = []
     for goal in goals():
-        rounds: list[Any] = [each for each in results.added(goal.scenario, "headgate") if each] if goal.scenario in results.rounds else []
-        values = [each[goal.figure] for each in rounds if goal.figure in each]
+        values = figures(results, goal)
         median = statistics.median(values) if values else None
         if goal.us_at_most is not None:
             verdicts.append(Verdict(f"{goal.name}, us", median, goal.us_at_most, False))

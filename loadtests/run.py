@@ -68,7 +68,11 @@ def run(names: list[str], scenarios: list[Scenario], args: argparse.Namespace) -
             except (PeerMissingError, processes.DidNotStartError) as error:
                 results.skipped[name] = str(error)
                 print(f"skipped: {name}: {error}", file=sys.stderr, flush=True)
-        for subject in subjects:
+        by_name = {subject.name: subject for subject in subjects}
+        guarded: dict[str, Subject] = {}
+        if "headgate" in by_name and any(scenario.guarded for scenario in scenarios):
+            guarded["headgate"] = stack.enter_context(start("headgate", folder, mock, guarded=True))
+        for subject in (*subjects, *guarded.values()):
             for each in WARM:
                 measure(subject, BY_NAME[each], mock, seconds=WARM_S, patience=args.patience)
                 wait_until_quiet(subject, mock)
@@ -76,13 +80,19 @@ def run(names: list[str], scenarios: list[Scenario], args: argparse.Namespace) -
             for scenario in scenarios:
                 if scenario.held and number:
                     continue  # memory is read on processes that have not yet had so many streams
-                for subject in subjects:
+                for subject in asked(scenario, by_name, guarded):
                     found = measure(subject, scenario, mock, seconds=args.seconds, patience=args.patience)
                     results.add(scenario.name, subject.name, found)
                     print(progress(number, scenario, subject, found), file=sys.stderr, flush=True)
                     if not wait_until_quiet(subject, mock):
                         results.void.append(f"{subject.name}: {scenario.name}: not at rest {QUIET_S:.0f} s later; the next round suffers")
     return results
+
+
+def asked(scenario: Scenario, subjects: dict[str, Subject], guarded: dict[str, Subject]) -> list[Subject]:
+    """Who is measured under a scenario."""
+    chosen = subjects | guarded if scenario.guarded else subjects
+    return [subject for name, subject in chosen.items() if not scenario.ours or name in ("direct", "headgate")]
 
 
 def progress(number: int, scenario: Scenario, subject: Subject, found: Round) -> str:

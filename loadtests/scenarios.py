@@ -27,11 +27,18 @@ class Scenario(msgspec.Struct, frozen=True):
     prompt_bytes: int = 1000
     held: bool = False
     """Every connection opens one stream, which stays open while memory is read."""
+    model: str = "mock"
+    """What is asked for: a route of the subject's."""
+    ours: bool = False
+    """Only Headgate can do it."""
+    guarded: bool = False
+    """Asks a gateway of its own, whose policy has a detector: that takes memory which no other scenario must show."""
 
     def options(self) -> list[str]:
         """For the generator."""
         flags = [f"--{name}" for name in ("stream", "mixed", "cold", "logprobs") if getattr(self, name)]
         numbers = ["--concurrency", str(self.concurrency), "--prompt-bytes", str(self.prompt_bytes), "--events", str(EVENTS)]
+        numbers += ["--model", self.model]
         return [*flags, *numbers, *(["--once"] if self.held else [])]
 
 
@@ -47,6 +54,9 @@ SCENARIOS = (
     Scenario("stream-1000", "1,000 streams", 1_000, "events", stream=True),
     Scenario("burst", "256 streams, 16 events a read", 256, "events", stream=True, mode="burst"),
     Scenario("logprobs", "256 streams with five likeliest tokens", 256, "events", stream=True, mode="logprobs", logprobs=True),
+    Scenario("rule", "256 streams, a rule on the mean log-probability", 256, "events", stream=True, mode="scored", model="rule", ours=True),
+    Scenario("rule-top", "256 streams, a rule on the entropy", 256, "events", stream=True, mode="logprobs", model="rule-top", ours=True),
+    Scenario("guard", "requests, 32 at once, a detector before each", 32, model="guard", ours=True, guarded=True),
     Scenario("mixed", "64 clients, a quarter of them streaming", 64, mixed=True),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

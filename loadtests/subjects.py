@@ -23,6 +23,17 @@ GATEWAY_CORE, LOAD_CORE = 0, 1
 KEY = "hg-0123456789abcdef0123456789abcdef0123456789"
 PEER_KEYS = {"litellm": "sk-0123456789abcdef0123456789abcdef0123456789"}
 """LiteLLM does not start without one; nginx and the routers ask for none."""
+GUARD = """\
+  - name: guard
+    matches: [{models: [guard]}]
+    segments: [tenant]
+    guard: {detector: tickets, when_ood: flag}
+    backend: mock
+detectors:
+  - {name: tickets, artifact: detector.npz}
+"""
+"""What the policy of a gateway for guarded scenarios has, too."""
+DETECTOR = HERE.parent / "gateway/embedded/fitted/detector.npz"
 SCRAPE_S = 5.0
 """How often Headgate's metrics are read while it is measured, as a Prometheus would."""
 
@@ -59,13 +70,14 @@ def fill(file: str, words: dict[str, object]) -> str:
 
 
 @contextlib.contextmanager
-def start(name: str, folder: Path, mock: int) -> Iterator[Subject]:
-    """A subject in front of the mock on port `mock`; raises PeerMissingError or DidNotStartError."""
+def start(name: str, folder: Path, mock: int, *, guarded: bool = False) -> Iterator[Subject]:
+    """A subject in front of the mock on port `mock`; raises PeerMissingError or DidNotStartError. `guarded`: a Headgate with a
+    detector."""
     if name == "direct":
         yield Subject(name, mock, None)
         return
     if name == "headgate":
-        with _headgate(folder, mock) as subject:
+        with _headgate(folder, mock, guarded) as subject:
             yield subject
         return
     port, folder = processes.free_port(), folder / name
@@ -94,11 +106,12 @@ def _command(name: str, folder: Path, words: dict[str, object]) -> tuple[list[st
 
 
 @contextlib.contextmanager
-def _headgate(folder: Path, mock: int) -> Iterator[Subject]:
+def _headgate(folder: Path, mock: int, guarded: bool) -> Iterator[Subject]:
     """Supervisor, controller and one worker; keys, records, metrics that are scraped, spans of 1 % to a sink of ours."""
-    folder = folder / "headgate"
+    folder = folder / ("guarded" if guarded else "headgate")
     folder.mkdir()
-    (folder / "policy.yaml").write_text(fill("headgate.yaml", {"mock": mock}))
+    (folder / "policy.yaml").write_text(fill("headgate.yaml", {"mock": mock, "guard": GUARD if guarded else ""}))
+    (folder / "detector.npz").write_bytes(DETECTOR.read_bytes())
     port, metrics = processes.free_port(), processes.free_port()
     with _sink() as collector:
         argv = [sys.executable, "-m", "gateway.cli.main", "serve", f"{folder}/policy.yaml", "--port", str(port)]

@@ -62,8 +62,22 @@ def test_every_goal_names_what_can_be_measured() -> None:
 
 
 def test_the_committed_configurations_have_only_words_that_are_filled_in() -> None:
-    known = {"dir", "mock", "port", "spare", "key"}
+    known = {"dir", "mock", "port", "spare", "key", "guard"}
     files = [HERE / "headgate.yaml", *(each for each in (HERE / "peers").iterdir() if each.suffix in (".conf", ".yaml", ".args"))]
     assert len(files) == 1 + len(PACKAGES)
     for file in files:
         assert set(re.findall(r"@(\w+)@", file.read_text())) - {"words"} <= known, file
+
+
+def test_what_a_scenario_costs_more_is_of_the_same_round() -> None:
+    made = report.Results({})
+    for base, ruled in ((10.0, 12.0), (20.0, 21.0), (15.0, 18.0)):
+        made.add("stream-256", "headgate", Round({"us": base}))
+        made.add("rule", "headgate", Round({"us": ruled}))
+    made.add("stream-256", "headgate", Round({"us": 1.0}, void="errors"))
+    made.add("rule", "headgate", Round({"us": 99.0}))
+    goal = next(goal for goal in report.goals() if goal.scenario == "rule")
+    assert report.figures(made, goal) == [2.0, 1.0, 3.0]
+    verdicts = {verdict.name: verdict.line() for verdict in report.check(made)}
+    assert verdicts["a confidence rule, more CPU a chunk, us"].startswith("shown, met")
+    assert verdicts["a guard, more CPU a request, us"].startswith("not measured")

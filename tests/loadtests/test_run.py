@@ -25,10 +25,13 @@ def test_headgate_is_measured_and_an_absent_peer_skipped(
     monkeypatch.setattr(run, "WARM", ())
     monkeypatch.setattr(measure, "QUIET_LOOK_S", 0.2)
     short = ["--rounds", "1", "--seconds", "0.2", "--output", "json", "--scenario", "stream-32"]
+    short += ["--scenario", "rule", "--scenario", "guard"]
     assert run.main(["--subject", "headgate", "--subject", "litellm", *short]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["void"] == []
     assert "loadtests.peers.install litellm" in told["skipped"]["litellm"]
+    assert "us" in told["scenarios"]["rule"]["headgate"]
+    assert "us" in told["scenarios"]["guard"]["headgate"]
     stream = told["scenarios"]["stream-32"]["headgate"]
     assert stream["us"]["median"] == pytest.approx(sum(stream[f"{role}_us"]["median"] for role in ("worker", "controller", "other")))
     assert stream["units"]["median"] % 128 == 0
