@@ -48,6 +48,22 @@ keys:
   - {name: load, sha256: "${env:KEY_SHA256}"}
 """
 
+RULED = """
+version: 1
+backends:
+  - {name: mock, kind: vllm, replicas: ["http://127.0.0.1:9000"], model: mock, evidence: logprobs, price: {input: 0.1, output: 0.4}}
+  - {name: big, kind: vllm, replicas: ["http://127.0.0.1:9001"], model: mock}
+routes:
+  - name: chat
+    matches: [{models: [chat]}]
+    cascade: {stages: [{backend: mock, hold: {tokens: 24}, defer_when: RULE}], last: big}
+keys:
+  - {name: load, sha256: "${env:KEY_SHA256}"}
+"""
+RULES = {"scored": "{score: mean_logprob, below: -5}", "logprobs": "{score: entropy, above: 5}"}
+"""By the mock's mode whose chunks a backend sends for them. None defers."""
+HELD = 24
+
 PROMPT = "my parcel is late and nobody answers the phone, what can you do for me? " * 16
 
 
@@ -55,7 +71,7 @@ class Bench:
     """A worker's objects, with one client connection and one idle backend connection. `take` is given every frame of records that
     the worker would send to the controller."""
 
-    def __init__(self, take: Callable[[bytes], None] | None = None, limits: OutboxLimits | None = None) -> None:
+    def __init__(self, take: Callable[[bytes], None] | None = None, limits: OutboxLimits | None = None, *, policy: str = POLICY) -> None:
         import hashlib
 
         from gateway.wire.fake import FakeLoop
@@ -75,6 +91,8 @@ class Bench:
 
         def open_pool(address: Any) -> Pool:
             pool = Pool(address.host, address.port, limits=ClientLimits(), loop=loop, ticker=ticker)
+            if address.port != 9000:
+                return pool
             self.upstream = ClientConnection(pool)
             self.upstream.connection_made(NullTransport())
             pool.put_back(self.upstream)
@@ -84,7 +102,7 @@ class Bench:
             lambda backend: HttpUpstream(backend, loop=loop, counters=counters, open_pool=open_pool, ticker=ticker), counters
         )
         digest = hashlib.sha256(KEY.encode()).hexdigest()
-        loaded = load(POLICY.encode(), name="bench", read=lambda path: b"", env={"KEY_SHA256": digest})
+        loaded = load(policy.encode(), name="bench", read=lambda path: b"", env={"KEY_SHA256": digest})
         snapshots.prepare(compile_policy(loaded.policy, loaded.version))
         snapshots.swap(loaded.version)
         site = Site(
@@ -116,6 +134,22 @@ class Bench:
 
     def end_stream(self) -> None:
         self.upstream.data_received(self.last)
+
+
+def chunk_under_rule(mode: str) -> list[float]:
+    """CPU microseconds of one chunk after the commit, by round: its evidence is stripped, and read no more."""
+    bench = Bench(policy=RULED.replace("RULE", RULES[mode]))
+    scored = Answers().stamped(mode)
+    bench.client.data_received(bench.ask_stream)
+    bench.upstream.data_received(bench.first)
+    for _ in range(HELD - 1):
+        bench.upstream.data_received(scored)
+    if bench.sent.writes_made:
+        raise SystemExit("the benchmark does not work: the reply is not held")
+    bench.upstream.data_received(scored)
+    if b"200 OK" not in bytes(bench.sent.last) or b'logprob"' in bytes(bench.sent.last):
+        raise SystemExit(f"the benchmark does not work: {bytes(bench.sent.last)[:300]!r}")
+    return rounds(60, 5_000, lambda: bench.upstream.data_received(scored))
 
 
 def request(*, stream: bool) -> bytes:
@@ -161,6 +195,7 @@ def main() -> None:
         return
     per_chunk = rounds(60, 5_000, lambda: bench.upstream.data_received(chunk))
     bench.end_stream()
+    under_rule = {mode: chunk_under_rule(mode) for mode in RULES}
     per_request = rounds(60, 1_000, bench.one_request)
     print(
         json.dumps(
@@ -169,6 +204,8 @@ def main() -> None:
                 "us_per_request_best": round(min(per_request), 2),
                 "us_per_chunk": round(statistics.median(per_chunk), 3),
                 "us_per_chunk_best": round(min(per_chunk), 3),
+                **{f"us_per_chunk_under_rule_{mode}": round(statistics.median(found), 3) for mode, found in under_rule.items()},
+                **{f"us_per_chunk_under_rule_{mode}_best": round(min(found), 3) for mode, found in under_rule.items()},
                 "python": sys.version.split()[0],
                 "request_path": "compiled" if is_compiled() else "interpreted",
             }
