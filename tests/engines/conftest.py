@@ -41,6 +41,13 @@ class Engines:
             engine.stop()
 
 
+def _named(item: pytest.Item) -> Iterator[str]:
+    """The fixtures of a test, and those that it is run for."""
+    yield from getattr(item, "fixturenames", ())
+    if callspec := getattr(item, "callspec", None):
+        yield from (value for value in callspec.params.values() if isinstance(value, str))
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the specialist as Hugging Face has it, as GGUF, and with its LoRA adapter."""
@@ -62,7 +69,7 @@ def engines(request: pytest.FixtureRequest, models: Path) -> Iterator[Engines]:
         "llama_server": lambda: start_llama(gguf, logs / "llama.log", "--context-shift", "--parallel", "2"),
         "llama_embeddings": lambda: start_llama(gguf, logs / "llama_embeddings.log", "--embeddings", "--pooling", "mean"),
     }
-    wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    wanted = {name for item in request.session.items for name in _named(item)}
     running = Engines()
     try:
         for name, starter in starters.items():
