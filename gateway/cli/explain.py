@@ -20,6 +20,7 @@ from gateway.errors import ApiError
 from gateway.link.messages import (
     AssessmentRecord,
     AttemptRecord,
+    AuditRecord,
     CallRecord,
     Content,
     ExchangeRecord,
@@ -180,15 +181,8 @@ def show_exchange(args: argparse.Namespace) -> int:
 
 def from_json(answer: dict[str, Any]) -> ExchangeRecord:
     """The record that `gateway.records.story.to_json` wrote. A field that this version does not know is left out."""
-    calls = [
-        _known(
-            CallRecord,
-            call,
-            finish_reasons=tuple(call["finish_reasons"]),
-            attempts=tuple(_known(AttemptRecord, a) for a in call["attempts"]),
-            scores=_scores(call.get("scores")),
-        )
-        for call in answer["calls"]
+    audits = [
+        _known(AuditRecord, audit, call=None if audit["call"] is None else _call(audit["call"])) for audit in answer.get("audits", ())
     ]
     content = answer["content"] and Content(
         answer["content"]["request"].encode(), answer["content"]["response"].encode(), answer["content"]["truncated"]
@@ -197,9 +191,20 @@ def from_json(answer: dict[str, Any]) -> ExchangeRecord:
         ExchangeRecord,
         answer,
         segments=tuple(answer["segments"].items()),
-        calls=tuple(calls),
+        calls=tuple(map(_call, answer["calls"])),
         content=content,
         findings=_findings(answer.get("findings")),
+        audits=tuple(audits),
+    )
+
+
+def _call(call: dict[str, Any]) -> CallRecord:
+    return _known(
+        CallRecord,
+        call,
+        finish_reasons=tuple(call["finish_reasons"]),
+        attempts=tuple(_known(AttemptRecord, a) for a in call["attempts"]),
+        scores=_scores(call.get("scores")),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.link.messages import CallRecord, Content, ExchangeRecord, JudgementRecord, ScoresRecord
+from gateway.link.messages import AuditRecord, CallRecord, Content, ExchangeRecord, JudgementRecord, ScoresRecord
 from policies.plan import Judgement
 
 TEXT_CHARS_MAX = 2_000
@@ -29,19 +29,23 @@ _REASONS = {
     "hedge": "it was quicker than the first",
     "manual": "it was asked for",
 }
+_UNTOLD = {
+    "busy": "too many audits were under way",
+    "timeout": "it took too long",
+    "too_long": "one of them is longer than is compared",
+    "error": "its call failed",
+    "not_comparable": "there is nothing in them to compare",
+    "stopped": "the gateway was stopping",
+}
 
 
 def to_json(record: ExchangeRecord) -> dict[str, Any]:
     """The record by names (on the wire and in the store it is an array); content as text."""
     plain = msgspec.structs.asdict(record)
     plain["segments"] = dict(record.segments)
-    plain["calls"] = [
-        {
-            **msgspec.structs.asdict(call),
-            "attempts": [msgspec.structs.asdict(attempt) for attempt in call.attempts],
-            "scores": None if call.scores is None else msgspec.structs.asdict(call.scores),
-        }
-        for call in record.calls
+    plain["calls"] = [_call_json(call) for call in record.calls]
+    plain["audits"] = [
+        {**msgspec.structs.asdict(audit), "call": None if audit.call is None else _call_json(audit.call)} for audit in record.audits
     ]
     if (found := record.findings) is not None:
         plain["findings"] = {
@@ -57,12 +61,22 @@ def to_json(record: ExchangeRecord) -> dict[str, Any]:
     return plain
 
 
+def _call_json(call: CallRecord) -> dict[str, Any]:
+    return {
+        **msgspec.structs.asdict(call),
+        "attempts": [msgspec.structs.asdict(attempt) for attempt in call.attempts],
+        "scores": None if call.scores is None else msgspec.structs.asdict(call.scores),
+    }
+
+
 def story(record: ExchangeRecord) -> list[str]:
     """The lines to print."""
     lines = [f"exchange {_shown(record.exchange_id)}  {_when(record.started_at)}  {_verdict(record)}", ""]
     lines += _aligned(list(_asked(record)))
     lines += ["", *_timeline(record)]
     lines += ["", *_aligned(list(_served(record)))]
+    if record.audits:
+        lines += ["", *(line for audit in record.audits for line in _audited(audit))]
     if record.content is not None:
         lines += ["", *_content(record.content)]
     return lines
@@ -217,6 +231,18 @@ def _served(record: ExchangeRecord) -> Iterator[tuple[str, str]]:
             costs[call.currency or ""] = costs.get(call.currency or "", 0.0) + call.cost
     if costs:
         yield "cost", ", ".join(f"{_cost(cost)} {currency}".rstrip() for currency, cost in costs.items())
+
+
+def _audited(audit: AuditRecord) -> Iterator[str]:
+    """What an audit found, and the call that was made for it."""
+    whose = f"{audit.backend}'s reply to the same" if audit.purpose == "audit_accepted" else f"the deferred reply of {audit.backend}"
+    found = f"not compared with the answer: {_UNTOLD.get(audit.why, _shown(audit.why))}"
+    if audit.agreed is not None:
+        found = f"{'agrees' if audit.agreed else 'does not agree'} with the answer"
+    yield f"audit: {whose} {found if audit.agreed is not None else f'was {found}'}"
+    if audit.call is not None:
+        yield f"  {_seconds(audit.call.started)} to {_seconds(audit.call.ended)} {_result(audit.call)}"
+        yield from (f"  {detail}" for detail in _details(audit.call))
 
 
 def _content(content: Content) -> Iterator[str]:

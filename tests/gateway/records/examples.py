@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from gateway.link.messages import (
     AssessmentRecord,
     AttemptRecord,
+    AuditRecord,
     CallRecord,
     Content,
     ExchangeRecord,
@@ -98,3 +99,12 @@ DEFERRED = replace(
     ),
 )
 """A cascade at work: a guard let it pass, one stage was not asked, the next one deferred."""
+AUDITED = replace(
+    DEFERRED,
+    audits=(
+        AuditRecord("audit_deferred", "small", True),
+        AuditRecord("audit_accepted", "big", False, call=replace(CALL, backend="big", result="ok")),
+        AuditRecord("audit_accepted", "big", None, "too_long"),
+    ),
+)
+"""Audits of every kind, more of them than one exchange has."""

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from gateway.cli.explain import from_json
 from gateway.records.story import BAR, FIELD_CHARS_MAX, story, to_json
-from tests.gateway.records.examples import CALL, DEFERRED, FAILED, RECORD, content, record
+from tests.gateway.records.examples import AUDITED, CALL, DEFERRED, FAILED, RECORD, content, record
 
 STORY = """\
 exchange ex-1  2026-05-28 20:26:40 UTC  200 in 1.50 s
@@ -55,8 +55,17 @@ def test_the_story_of_a_cascade_says_why() -> None:
     assert "low: it was judged not good enough" in "\n".join(story(held))
 
 
+def test_the_story_says_what_audits_found() -> None:
+    lines = story(AUDITED)
+    assert "audit: the deferred reply of small agrees with the answer" in lines
+    found = lines.index("audit: big's reply to the same does not agree with the answer")
+    assert lines[found + 1] == "  200 us to 1.50 s ok"
+    assert any("0.00031 USD" in line for line in lines[found + 2 :])
+    assert "audit: big's reply to the same was not compared with the answer: one of them is longer than is compared" in lines
+
+
 def test_a_record_comes_back_from_its_json_as_it_was() -> None:
-    for each in (RECORD, DEFERRED):
+    for each in (RECORD, DEFERRED, AUDITED):
         assert from_json(json.loads(json.dumps(to_json(each)))) == each
 
 
