@@ -23,9 +23,11 @@ from gateway.admin.serve import Site
 from gateway.admin.views import Views
 from gateway.control.alerts import AlertDesk, Sources
 from gateway.control.apply import Applier
+from gateway.control.cascade_report import CascadeReport, gauges, reports, violation
 from gateway.control.counts import CountsFile
 from gateway.control.exposure import open_to_all
 from gateway.control.fleet import Fleet
+from gateway.control.ledgers import Ledgers
 from gateway.control.policy_file import PolicyFile
 from gateway.control.reload import Reload, Reloader
 from gateway.control.tether import Tether
@@ -85,8 +87,14 @@ class Controller:
             calls = CallMetrics(delta=delta_wanted(os.environ))
             sinks.append(calls)
             self._metrics_export = MetricsExport(settings.otlp_metrics_endpoint, calls.collect)
+        self._ledgers = Ledgers(settings.state_dir)
+        self._ledgers.restore()
+        self._cascades: list[CascadeReport] = []
+        """As of the last look."""
+        sinks.append(self._ledgers)
         self._consumer = Consumer(self._store, self._exposition, sinks, self._records_policy)
         self._fleet = Fleet(expected=settings.workers)
+        self._fleet.set_cascades(self._ledgers.overlay())
         self._link = LinkServer(
             socket_path(settings.state_dir), on_hello=self._fleet.on_hello, on_message=self._on_message, on_gone=self._on_gone
         )
@@ -109,9 +117,12 @@ class Controller:
             restarts=lambda: self._restarts,
             workers=settings.workers,
             limited=lambda: self._exposition.values("headgate_defer_limited_total"),
+            violations=lambda: {each.route: why for each in self._cascades if (why := violation(each)) is not None},
         )
         self._desk = AlertDesk(sources.conditions, self._tell)
-        self._views = Views(self._reloader, self._fleet, self._desk, self._exposition, self._prober.views, settings.workers)
+        self._views = Views(
+            self._reloader, self._fleet, self._desk, self._exposition, self._prober.views, settings.workers, self._cascade_reports
+        )
 
     # Life
 
@@ -169,6 +180,7 @@ class Controller:
         while self._fleet.members and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         await self._consumer.close()
+        await self._ledgers.save()
         await self._link.close()
         await self._tasks.close()
         await self._prober.close()
@@ -225,9 +237,11 @@ class Controller:
         engines = {backend.kind for backend in policy.backends if backend.kind == "embedded"}
         self._tether.report(engines=sorted(engines))
 
-    def in_force(self, policy: schema.Policy, version: str) -> None:
+    def in_force(self, policy: schema.Policy, version: str, files: Mapping[str, bytes]) -> None:
         """The policy has been swapped in."""
         self._policy = policy
+        self._ledgers.in_force(policy, version, files)
+        self._fleet.set_cascades(self._ledgers.overlay())
         self._tether.report(drain_s=policy.server.drain)
         self._webhooks.set_urls(webhook.url for webhook in policy.alerts.webhooks)
         self._exposition.set_gauges("headgate_policy_info", {(version,): 1.0})
@@ -248,9 +262,12 @@ class Controller:
         while True:
             self._look()
             await self._counts.save(self._exposition)
+            await self._ledgers.save()
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     def _look(self) -> None:
+        self._cascades = reports(self._ledgers.look())
+        self._fleet.set_cascades(self._ledgers.overlay())
         self._desk.look()
         firing = self._desk.board.firing()
         self._fleet.set_alerts(sorted({alert.name for alert in firing}))
@@ -258,7 +275,18 @@ class Controller:
         set_gauges("headgate_alerts", {(alert.name, alert.subject): 1.0 for alert in firing})
         set_gauges("headgate_policy_rejected", {(): float(self._reloader.rejected is not None)})
         set_gauges("headgate_policy_pinned", {(): float(self._reloader.pinned)})
+        for name, values in gauges(self._cascades).items():
+            set_gauges(name, values)
         set_gauges("headgate_workers", {(): float(len(self._fleet.members))})
+
+    def _cascade_reports(self) -> list[CascadeReport]:
+        return reports(self._ledgers.look())
+
+    def _restart_ledger(self, route: str) -> bool:
+        """Begin a cascade's ledger anew, and tell the workers."""
+        done = self._ledgers.restart(route)
+        self._look()
+        return done
 
     def _tell(self, alert: Alert) -> None:
         self._webhooks.post(alert, self._reloader.version)
@@ -266,7 +294,7 @@ class Controller:
     # The admin API
 
     def _admin_app(self) -> Starlette:
-        api = AdminApi(self._views, self._reloader, Reader(self._consumer, self._store))
+        api = AdminApi(self._views, self._reloader, Reader(self._consumer, self._store), self._restart_ledger)
         names = (self._settings.admin_host, *map(str.strip, self._settings.admin_names.split(",")))
         return admin_app(api, key=self._settings.admin_key, names=names)
 
@@ -277,6 +305,7 @@ class Reader:
     def __init__(self, consumer: Consumer, store: SqliteStore) -> None:
         self.get = consumer.get
         self.recent = store.recent
+        self.audited = store.audited
 
 
 async def _main(settings: Settings, admin_fd: int, metrics_fd: int, supervisor_fd: int | None) -> None:

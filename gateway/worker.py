@@ -186,6 +186,7 @@ class Worker:
                 self.snapshots.discard(version)
             case Overlay():
                 self._overlay = message
+                self.snapshots.set_cascades(message.cascades)
                 for upstream in self.snapshots.upstreams:
                     self._apply_overlay(upstream)
             case _:

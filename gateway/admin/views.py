@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from gateway.control.alerts import AlertDesk
+from gateway.control.cascade_report import SAVING, CascadeReport
 from gateway.control.fleet import Fleet, Member
 from gateway.control.reload import Reloader
 from gateway.telemetry.metrics import Exposition
@@ -28,14 +29,16 @@ class Views:
         exposition: Exposition,
         replicas: Callable[[], Iterable[ProbeView]],
         workers: int,
+        cascades: Callable[[], Iterable[CascadeReport]] = tuple,
     ) -> None:
-        """`workers` is how many there should be."""
+        """`workers` is how many there should be; `cascades` are the ledgers in figures."""
         self._reloader = reloader
         self._fleet = fleet
         self._desk = desk
         self._exposition = exposition
         self._replicas = replicas
         self._workers = workers
+        self._cascades = cascades
         self._started_at = time.time()
 
     def status(self) -> dict[str, Any]:
@@ -50,6 +53,7 @@ class Views:
             "workers_wanted": self._workers,
             "workers": [self._worker(member) for member in self._fleet.members],
             "backends": self.backends(),
+            "cascades": [shown_promise(each) for each in self._cascades()],
             "records": {
                 "waiting_for_link": int(self._exposition.value("headgate_records_queue_depth")),
                 "waiting_for_store": int(self._exposition.value("headgate_records_queue_wait")),
@@ -123,6 +127,10 @@ class Views:
             for facts in await self._reloader.stored()
         ]
 
+    def cascades(self) -> dict[str, Any]:
+        """Every cascade's ledger, and how its saving is defined."""
+        return {"cascades": list(self._cascades()), "saving": SAVING}
+
     def alerts(self) -> list[dict[str, Any]]:
         return [shown_alert(alert) for alert in self._desk.board.alerts.values()]
 
@@ -130,6 +138,21 @@ class Views:
 def problems(found: Iterable[Problem]) -> list[dict[str, Any]]:
     """Each with its parts, and with the line that people read."""
     return [{**msgspec.structs.asdict(each), "text": str(each)} for each in found]
+
+
+def shown_promise(found: CascadeReport) -> dict[str, Any]:
+    """A cascade in one line."""
+    return {
+        "route": found.route,
+        "promise": found.state,
+        "requests": found.requests,
+        "deferred_share": found.deferred_share,
+        "audited": found.audited,
+        "loss_at_most": found.loss_upper if found.bounded_audits else None,
+        "epsilon": found.epsilon,
+        "tightened": found.tightened,
+        "disabled": found.disabled,
+    }
 
 
 def shown_alert(alert: Alert) -> dict[str, Any]:

@@ -22,6 +22,7 @@ RULES = {
         Rule("records_dropped", clear_s=300.0),
         Rule("process_restarts", clear_s=300.0),
         Rule("defer_limit", clear_s=300.0),
+        Rule("audit_violation"),
         Rule("worker_missing", for_s=10.0),
         Rule("worker_not_current", for_s=10.0),
     )
@@ -40,8 +41,10 @@ class Sources:
         restarts: Callable[[], Mapping[str, int]],
         workers: int,
         limited: Callable[[], Mapping[tuple[str, ...], float]] = dict,
+        violations: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`limited`: replies by route that were not deferred since `defer_limit` was exceeded."""
+        """`limited`: replies by route that were not deferred since `defer_limit` was exceeded. `violations`: what audits have found,
+        by route, in words."""
         self._reloader = reloader
         self._fleet = fleet
         self._replicas = replicas
@@ -49,6 +52,7 @@ class Sources:
         self._restarts = restarts
         self._workers = workers
         self._limited = limited
+        self._violations = violations
         self._dropped_before = dropped()
         self._limited_before = dict(limited())
         self._restarts_before: dict[str, int] = dict(restarts())
@@ -67,6 +71,7 @@ class Sources:
             elif not view.state.evidence_ok:
                 found["evidence_mismatch", subject] = f"{subject} does not give the evidence that the policy declares: {view.message}"
         found |= self._growth()
+        found |= {("audit_violation", route): why for route, why in self._violations().items()}
         members = self._fleet.members
         if len(members) < self._workers:
             found["worker_missing", ""] = f"{len(members)} of {self._workers} workers are connected"

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from gateway.control.fleet import Fleet
@@ -59,7 +59,9 @@ class Hooks(Protocol):
         """Start what the policy needs (embedded models): its backends are about to be probed."""
         ...
 
-    def in_force(self, policy: Policy, version: str) -> None: ...
+    def in_force(self, policy: Policy, version: str, files: Mapping[str, bytes]) -> None:
+        """It has been swapped in. `files`: what the files that it names hold."""
+        ...
 
 
 class Applier:
@@ -105,7 +107,7 @@ class Applier:
         await self._fleet.swap(order)
         self._backends = policy.backends
         self._probes.watch(policy.backends)
-        self._hooks.in_force(policy, version)
+        self._hooks.in_force(policy, version, found.loaded.files)
         for name in unready:
             log.warning("a backend is not ready and went in unready", extra={"backend": name})
         return unready

@@ -47,7 +47,7 @@ class CountsFile:
         if data == self._saved:
             return
         try:
-            await asyncio.to_thread(self._write, data)
+            await asyncio.to_thread(replace_file, self._path, data)
         except OSError as error:
             if not self._failing:
                 log.error("counts cannot be saved: a restart of the controller would lose some", extra={"why": str(error)})
@@ -55,10 +55,12 @@ class CountsFile:
         else:
             self._saved, self._failing = data, False
 
-    def _write(self, data: bytes) -> None:
-        draft = f"{self._path}.draft"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(data)
-        os.rename(draft, self._path)
+
+def replace_file(path: str, data: bytes) -> None:
+    """Write a small file whole or not at all; only its owner may read it. Blocks; raises OSError."""
+    draft = f"{path}.draft"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(draft)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(data)
+    os.rename(draft, path)

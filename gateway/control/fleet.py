@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from gateway.link.messages import Discard, Overlay, Prepare, Prepared, ReplicaSeen, ReplicaState, Swap, Swapped
+from gateway.link.messages import CascadeState, Discard, Overlay, Prepare, Prepared, ReplicaSeen, ReplicaState, Swap, Swapped
 from gateway.link.server import Worker
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ class Fleet:
         self._expected = expected
         self._replicas: tuple[ReplicaState, ...] = ()
         self._alerts: tuple[str, ...] = ()
+        self._cascades: tuple[CascadeState, ...] = ()
         self._told: Overlay | None = None
 
     @property
@@ -182,11 +183,15 @@ class Fleet:
         self._alerts = tuple(firing)
         self._tell_overlay()
 
+    def set_cascades(self, states: Iterable[CascadeState]) -> None:
+        self._cascades = tuple(states)
+        self._tell_overlay()
+
     def _tell_overlay(self) -> bool:
         """Tell all workers what has changed; False where nothing has. Before the first policy there is nothing to tell."""
         if self.in_force is None:
             return False
-        overlay = Overlay(max(1, len(self._members), self._expected), self._replicas, self._alerts)
+        overlay = Overlay(max(1, len(self._members), self._expected), self._replicas, self._alerts, self._cascades)
         if overlay == self._told:
             return False
         self._told = overlay

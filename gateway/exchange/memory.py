@@ -17,7 +17,7 @@ class RouteMemory:
     """Of one route that has a guard, a cascade or a hedge. What was counted is taken over from the policy before, where the route's
     limit or hedge is the same: a reload of something else must not open the flood gates."""
 
-    __slots__ = ("_hedge", "_limit", "detectors", "hedging", "window")
+    __slots__ = ("_hedge", "_limit", "detectors", "disabled", "hedging", "tightened", "window")
 
     def __init__(self, route: schema.Route, detectors: Mapping[str, CompiledDetector], before: RouteMemory | None) -> None:
         self.detectors = detectors
@@ -27,6 +27,9 @@ class RouteMemory:
         """None without a `defer_limit`."""
         self.hedging: Hedging | None = None
         """None without a `hedge`."""
+        self.tightened = 0
+        self.disabled = False
+        """What audits have done to the cascade: the controller says it."""
         if self._limit is not None:
             same = before is not None and before._limit == self._limit
             self.window = before.window if before is not None and same else DeferralWindow(self._limit.percent, self._limit.window)
@@ -36,7 +39,7 @@ class RouteMemory:
 
     def state(self, now: float) -> RouteState:
         """What the rule goes by at this moment."""
-        return RouteState(defer_limited=self.window is not None and self.window.exceeded(now))
+        return RouteState(self.window is not None and self.window.exceeded(now), self.tightened, self.disabled)
 
     def judged(self, judgements: tuple[Judgement, ...], now: float) -> None:
         """An exchange is over."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import final
 
 import msgspec
 
 from gateway.exchange.measures import RouteMeasures
 from gateway.exchange.memory import RouteMemory, memories
+from gateway.link.messages import CascadeState
 from gateway.telemetry.counters import Counter, Counters
 from gateway.upstream.base import Upstream
 from gateway.upstream.kinds import watched
@@ -73,6 +74,14 @@ class Live:
         """Of the routes that have one, at this moment."""
         return {name: self.memories[name].state(now) for name in self.stateful}
 
+    def set_cascades(self, states: Iterable[CascadeState]) -> None:
+        """What audits have done to the cascades of these routes, and to no others."""
+        known = {state.route: state for state in states}
+        for name, memory in self.memories.items():
+            state = known.get(name)
+            memory.tightened = 0 if state is None else state.tightened
+            memory.disabled = state is not None and state.disabled
+
     def lease(self) -> None:
         self.leases += 1
 
@@ -102,6 +111,7 @@ class Snapshots:
         self._alive: Counter = counters.counter("headgate_snapshots_alive")
         self._prepared: dict[str, Live] = {}
         self._upstreams: dict[bytes, tuple[Upstream, int]] = {}
+        self._cascades: tuple[CascadeState, ...] = ()
 
     @property
     def upstreams(self) -> list[Upstream]:
@@ -123,6 +133,14 @@ class Snapshots:
         while len(self._prepared) >= PREPARED_MAX:
             self.discard(next(iter(self._prepared)))
         self._prepared[snapshot.version] = live
+        live.set_cascades(self._cascades)
+
+    def set_cascades(self, states: tuple[CascadeState, ...]) -> None:
+        """What audits have done to cascades, from now on; those of other routes are as the policy says."""
+        self._cascades = states
+        for live in (self.current, *self._prepared.values()):
+            if live is not None:
+                live.set_cascades(states)
 
     def discard(self, version: str) -> None:
         """Forget a prepared version."""

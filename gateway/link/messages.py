@@ -277,6 +277,14 @@ class ReplicaState(msgspec.Struct, frozen=True, array_like=True):
     evidence_ok: bool = True
 
 
+class CascadeState(msgspec.Struct, frozen=True, array_like=True):
+    """What audits have done to the cascade of a route (`policies.plan.RouteState`)."""
+
+    route: str
+    tightened: int
+    disabled: bool
+
+
 class Overlay(msgspec.Struct, frozen=True, tag="overlay"):
     """What is true beside the policy. Replaces the overlay before it whole."""
 
@@ -284,6 +292,8 @@ class Overlay(msgspec.Struct, frozen=True, tag="overlay"):
     """Live workers: limits of the machine are divided by it."""
     replicas: tuple[ReplicaState, ...] = ()
     alerts: tuple[str, ...] = ()
+    cascades: tuple[CascadeState, ...] = ()
+    """Of those routes to which audits have done something."""
 
 
 Up: TypeAlias = Hello | Records | Totals | Prepared | Swapped | ReplicaSeen

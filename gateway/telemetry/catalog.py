@@ -129,6 +129,19 @@ CONTROLLER_METRICS = (
     Metric("headgate_spans_exported_total", "counter", "OpenTelemetry spans handed to the exporter."),
     Metric("headgate_spans_dropped_total", "counter", "OpenTelemetry spans lost.", ("why",)),
     Metric("headgate_metrics_ignored_total", "counter", "Samples from a worker of another version that this controller does not know."),
+    Metric(
+        "headgate_audit_loss",
+        "gauge",
+        "Share of a cascade's requests that lost by it, as audits show: lower bound, estimate, upper bound, and the epsilon promised.",
+        ("route", "bound"),
+    ),
+    Metric(
+        "headgate_audit_promise",
+        "gauge",
+        "1 for the state of a cascade's promise: no_promise, unconfirmed, kept, broken or disabled.",
+        ("route", "state"),
+    ),
+    Metric("headgate_audit_tightened", "gauge", "How often audits have tightened a cascade's thresholds.", ("route",)),
     Metric("headgate_alerts", "gauge", "1 for each alert that is firing.", ("alert", "subject")),
     Metric("headgate_alert_deliveries_total", "counter", "Webhook deliveries by result.", ("result",)),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from gateway.control.apply import Applier
@@ -103,7 +103,7 @@ class Hooks:
     def preparing(self, policy: Policy) -> None:
         self.told.append(("preparing", policy.backends[0].model))
 
-    def in_force(self, policy: Policy, version: str) -> None:
+    def in_force(self, policy: Policy, version: str, files: Mapping[str, bytes]) -> None:
         self.told.append(("in_force", version))
 
 

@@ -30,6 +30,7 @@ class World:
         self.dropped = 0.0
         self.restarts: dict[str, int] = {"worker": 7}
         self.limited: dict[tuple[str, ...], float] = {("support",): 3.0}
+        self.violations: dict[str, str] = {}
         self.now = 0.0
         self.told: list[tuple[str, str, str]] = []
         rig = self.rig
@@ -41,6 +42,7 @@ class World:
             restarts=lambda: self.restarts,
             workers=1,
             limited=lambda: self.limited,
+            violations=lambda: self.violations,
         )
         self.desk = AlertDesk(self.sources.conditions, self._tell, now=lambda: self.now)
 
@@ -84,6 +86,15 @@ async def test_a_route_that_would_defer_more_than_it_may_fires_until_it_has_not_
     assert world.look(1) == [("defer_limit", "support", "firing"), ("defer_limit", "chat", "firing")]
     assert world.look(299) == []
     assert world.look(2) == [("defer_limit", "support", "resolved"), ("defer_limit", "chat", "resolved")]
+
+
+async def test_a_broken_promise_fires_until_it_is_kept_again(world: World) -> None:
+    world.look()
+    world.violations["support"] = "route support lost more than the 1 % that its cascade promised"
+    assert world.look(1) == [("audit_violation", "support", "firing")]
+    assert world.look(3600) == []
+    world.violations.clear()
+    assert world.look(1) == [("audit_violation", "support", "resolved")]
 
 
 async def test_a_replica_must_be_unready_for_a_while(world: World) -> None:

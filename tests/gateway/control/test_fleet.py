@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.control.fleet import Fleet
-from gateway.link.messages import Prepare, ReplicaSeen, ReplicaState
+from gateway.link.messages import CascadeState, Prepare, ReplicaSeen, ReplicaState
 from tests.gateway.control.rig import ScriptedWorker
 
 ORDER = Prepare("v1", b"{}", "/files")
@@ -53,8 +53,10 @@ async def test_only_what_changes_is_told() -> None:
     for _ in range(2):
         fleet.set_replicas([ReplicaState("small", "u", False)])
         fleet.set_alerts(["replica_unready"])
-    assert len(workers[0].overlays()) == before + 2
+        fleet.set_cascades([CascadeState("chat", 1, False)])
+    assert len(workers[0].overlays()) == before + 3
     assert workers[0].overlays()[-1].alerts == ("replica_unready",)
+    assert workers[0].overlays()[-1].cascades == (CascadeState("chat", 1, False),)
 
 
 async def test_breakers_are_kept_by_worker() -> None:

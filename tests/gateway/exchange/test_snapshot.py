@@ -7,10 +7,12 @@ from typing import Any, cast
 import pytest
 
 from gateway.exchange.snapshot import PREPARED_MAX, Snapshots
+from gateway.link.messages import CascadeState
 from gateway.telemetry.counters import Counters
 from gateway.upstream.base import Upstream
 from gateway.upstream.fake import FakeUpstream
 from policies import schema
+from policies.plan import RouteState
 from policies.snapshot import Snapshot
 from tests.policies import building
 
@@ -51,6 +53,28 @@ def test_preparing_changes_nothing_until_the_swap() -> None:
     assert rig.snapshots.current.version == first.version
     rig.snapshots.swap(second.version)
     assert rig.snapshots.current.version == second.version
+
+
+def test_what_audits_have_done_reaches_the_policy_in_force_and_the_next_one() -> None:
+    cascade = {"stages": [{"backend": "small"}], "last": "big", "defer_limit": {"percent": 40}}
+    routes = [building.route("chat", cascade=cascade), building.route("plain")]
+    backends = (building.backend("small"), building.backend("big"))
+
+    def state() -> RouteState:
+        assert rig.snapshots.current is not None
+        return rig.snapshots.current.states(0.0)["chat"]
+
+    rig = Rig()
+    rig.snapshots.set_cascades((CascadeState("chat", 2, False), CascadeState("gone", 1, True)))
+    rig.put_in_force(snapshot(*backends, routes=routes))
+    assert state() == RouteState(tightened=2)
+    rig.snapshots.prepare(snapshot(*backends, routes=routes, server={"deadline": "5m"}))
+    rig.snapshots.set_cascades((CascadeState("chat", 0, True),))
+    assert state() == RouteState(disabled=True)
+    rig.snapshots.swap(next(iter(rig.snapshots._prepared)))
+    assert state() == RouteState(disabled=True)
+    rig.snapshots.set_cascades(())
+    assert state() == RouteState()
 
 
 def test_what_was_not_prepared_cannot_be_swapped_in() -> None:

@@ -7,9 +7,14 @@ from hypothesis import strategies as st
 
 from gateway.errors import LinkError
 from gateway.link.framing import FRAME_BYTES_MAX, FrameReader, encode_frame
-from gateway.link.messages import Ack, Down, Overlay, Prepare, ReplicaState, Swap
+from gateway.link.messages import Ack, CascadeState, Down, Overlay, Prepare, ReplicaState, Swap
 
-MESSAGES: list[Down] = [Ack(3), Prepare("v", b"\0" * 300, "/x"), Swap("v"), Overlay(2, (ReplicaState("b", "r", True),), ("a",))]
+MESSAGES: list[Down] = [
+    Ack(3),
+    Prepare("v", b"\0" * 300, "/x"),
+    Swap("v"),
+    Overlay(2, (ReplicaState("b", "r", True),), ("a",), (CascadeState("c", 1, False),)),
+]
 
 
 def reader() -> FrameReader[Down]:
