@@ -21,7 +21,7 @@ from gateway.admin.views import Views, problems
 from gateway.control.reload import Reload, Reloader, RollbackError
 from gateway.errors import ApiError, StoreError
 from gateway.link.messages import ExchangeRecord
-from gateway.records.store import RECENT_MAX
+from gateway.records.store import RECENT_MAX, AuditedPage
 from gateway.records.story import to_json
 from gateway.telemetry.metrics import Exposition
 
@@ -33,17 +33,23 @@ PROBLEMS_IN_MESSAGE_MAX = 5
 
 
 class RecordReader(Protocol):
-    """Where stored exchanges are looked up. Both raise StoreError."""
+    """Where stored exchanges are looked up. Each raises StoreError."""
 
     async def get(self, exchange_id: str) -> ExchangeRecord | None: ...
 
     async def recent(self, limit: int, *, route: str | None = None, since: float | None = None) -> list[ExchangeRecord]: ...
 
+    async def audited(self, route: str, after: int) -> AuditedPage: ...
+
 
 class AdminApi:
     """The endpoints."""
 
-    def __init__(self, views: Views, reloader: Reloader, records: RecordReader) -> None:
+    def __init__(
+        self, views: Views, reloader: Reloader, records: RecordReader, restart_ledger: Callable[[str], bool] = lambda route: False
+    ) -> None:
+        """`restart_ledger`: begins the ledger of a route's cascade anew, False where the route has none."""
+        self._restart_ledger = restart_ledger
         self._views = views
         self._reloader = reloader
         self._records = records
@@ -56,10 +62,16 @@ class AdminApi:
             "/policy/versions": self.versions,
             "/backends": self.backends,
             "/alerts": self.alerts,
+            "/cascades": self.cascades,
             "/exchanges": self.exchanges,
+            "/audited": self.audited,
             "/exchanges/{exchange_id}": self.exchange,
         }
-        post: dict[str, Callable[..., object]] = {"/reload": self.reload, "/rollback": self.rollback}
+        post: dict[str, Callable[..., object]] = {
+            "/reload": self.reload,
+            "/rollback": self.rollback,
+            "/cascades/{route}/restart": self.restart_cascade,
+        }
         return [
             *(Route(path, endpoint, methods=["GET"]) for path, endpoint in get.items()),
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in post.items()),
@@ -83,6 +95,15 @@ class AdminApi:
     async def alerts(self, request: Request) -> Response:
         return json_response({"alerts": self._views.alerts()})
 
+    async def cascades(self, request: Request) -> Response:
+        return json_response(self._views.cascades())
+
+    async def restart_cascade(self, request: Request) -> Response:
+        route = request.path_params["route"]
+        if not self._restart_ledger(route):
+            raise ApiError(404, "invalid_request_error", f"no route {route[:EXCHANGE_ID_CHARS_MAX]!r} with a cascade is in force")
+        return json_response(self._views.cascades())
+
     async def reload(self, request: Request) -> Response:
         return _outcome(await self._reloader.reload())
 
@@ -96,6 +117,14 @@ class AdminApi:
         limit, since = _limit(request.query_params.get("limit")), _since(request.query_params.get("since"))
         found = await self._records.recent(limit, route=request.query_params.get("route"), since=since)
         return json_response({"exchanges": [to_json(msgspec.structs.replace(record, content=None)) for record in found]})
+
+    async def audited(self, request: Request) -> Response:
+        """The audited exchanges of a route, oldest first, a page at a time: `next` is the `after` of the next page, null at the end."""
+        after = request.query_params.get("after", "0")
+        if not (after.isascii() and after.isdigit() and len(after) <= 18):
+            raise ApiError(400, "invalid_request_error", "after is the `next` of a page before", param="after")
+        found = await self._records.audited(request.query_params.get("route", ""), int(after))
+        return json_response({"exchanges": [to_json(record) for record in found.records], "next": found.next})
 
     async def exchange(self, request: Request) -> Response:
         exchange_id = request.path_params["exchange_id"]

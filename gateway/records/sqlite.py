@@ -22,7 +22,7 @@ import msgspec
 
 from gateway.errors import StoreError, StoreFullError
 from gateway.link.messages import ExchangeRecord
-from gateway.records.store import PRUNE_RECORDS_MAX, RECENT_MAX, Pruned, StoreStats
+from gateway.records.store import PAGE_RECORDS_MAX, PRUNE_RECORDS_MAX, RECENT_MAX, AuditedPage, Pruned, StoreStats
 
 SCHEMA_VERSION = 2
 PRUNE_BYTES_MAX = 16 * 1024 * 1024
@@ -115,6 +115,9 @@ class SqliteStore:
         bounded = max(0, min(limit, RECENT_MAX))
         return await self._call(lambda connection: self._recent(connection, bounded, route, since))
 
+    async def audited(self, route: str, after: int) -> AuditedPage:
+        return await self._call(lambda connection: self._audited(connection, route, after))
+
     async def stats(self) -> StoreStats:
         return await self._call(self._stats)
 
@@ -179,6 +182,16 @@ class SqliteStore:
         each = [connection.execute(query, (name, earliest, limit)) for name in routes]
         newest = heapq.merge(*each, key=itemgetter(0), reverse=True)
         return [self._decoder.decode(body) for _, body in islice(newest, limit)]
+
+    def _audited(self, connection: sqlite3.Connection, route: str, after: int) -> AuditedPage:
+        found: list[ExchangeRecord] = []
+        rows, end = 0, after
+        page = "SELECT id, CASE WHEN route = ? THEN body END FROM records WHERE id > ? ORDER BY id LIMIT ?"
+        for place, body in connection.execute(page, (route, after, PAGE_RECORDS_MAX)):
+            rows, end = rows + 1, place
+            if body is not None and (record := self._decoder.decode(body)).audits:
+                found.append(msgspec.structs.replace(record, content=None))
+        return AuditedPage(found, end if rows == PAGE_RECORDS_MAX else None)
 
     def _stats(self, connection: sqlite3.Connection) -> StoreStats:
         (count,) = connection.execute("SELECT count(*) FROM records").fetchone()

@@ -11,6 +11,8 @@ from gateway.link.messages import ExchangeRecord
 
 RECENT_MAX = 1_000
 """Records that one `recent` gives at the most."""
+PAGE_RECORDS_MAX = 2_000
+"""Records that one page of `audited` looks at."""
 PRUNE_RECORDS_MAX = 500
 """Records that one `prune` deletes at the most, so that writing is never kept waiting long."""
 RECORD_BYTES_ROUGH = 1_500
@@ -37,6 +39,13 @@ class Pruned(msgspec.Struct, frozen=True):
     """The room the store takes now."""
 
 
+class AuditedPage(msgspec.Struct, frozen=True):
+    """Some audited records. `next`: the place that the next page begins after, None at the end."""
+
+    records: list[ExchangeRecord]
+    next: int | None
+
+
 class RecordStore(Protocol):
     """Keeps records. Every method raises `StoreError` when the store cannot do it (a full disk, say), and the next call tries
     anew: a store recovers by itself. No method blocks the event loop."""
@@ -55,6 +64,11 @@ class RecordStore(Protocol):
     async def recent(self, limit: int, *, route: str | None = None, since: float | None = None) -> list[ExchangeRecord]:
         """The latest records, newest first: at most `limit` (and `RECENT_MAX`), of `route`, started at or after `since`
         (Unix time)."""
+        ...
+
+    async def audited(self, route: str, after: int) -> AuditedPage:
+        """The audited records of `route`, without content and in the order they were stored: those among the next
+        `PAGE_RECORDS_MAX` of all records after the place `after`, 0 for the beginning."""
         ...
 
     async def stats(self) -> StoreStats: ...
@@ -97,6 +111,12 @@ class MemoryStore:
             if (route is None or record.route == route) and (since is None or record.started_at >= since)
         ]
         return chosen[: max(0, min(limit, RECENT_MAX))]
+
+    async def audited(self, route: str, after: int) -> AuditedPage:
+        page = list(self._records.values())[after : after + PAGE_RECORDS_MAX]
+        end = after + len(page)
+        found = [msgspec.structs.replace(record, content=None) for record in page if record.route == route and record.audits]
+        return AuditedPage(found, end if end < len(self._records) else None)
 
     async def stats(self) -> StoreStats:
         times = [record.started_at for record in self._records.values()]

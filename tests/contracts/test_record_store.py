@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.records.sqlite import SqliteStore
-from gateway.records.store import PRUNE_RECORDS_MAX, RECENT_MAX, MemoryStore, RecordStore, StoreStats
-from tests.gateway.records.examples import RECORD, content, record
+from gateway.records.store import PAGE_RECORDS_MAX, PRUNE_RECORDS_MAX, RECENT_MAX, MemoryStore, RecordStore, StoreStats
+from tests.gateway.records.examples import AUDITED, RECORD, content, record
 
 ALL = 1 << 60
 
@@ -59,6 +60,20 @@ async def test_recent_is_newest_first_bounded_and_filtered(store: RecordStore) -
 async def test_recent_gives_at_most_its_limit(store: RecordStore) -> None:
     await store.add([record(n) for n in range(RECENT_MAX + 5)])
     assert len(await store.recent(ALL)) == RECENT_MAX
+
+
+async def test_audited_records_come_in_pages_of_bounded_work(store: RecordStore) -> None:
+    many = PAGE_RECORDS_MAX + 10
+    batch = [replace(AUDITED if n % 500 == 0 else RECORD, exchange_id=f"ex-{n}", route="a", content=content(b"{}")) for n in range(many)]
+    await store.add([*batch, replace(AUDITED, exchange_id="other", route="b")])
+    first = await store.audited("a", 0)
+    assert [each.exchange_id for each in first.records] == ["ex-0", "ex-500", "ex-1000", "ex-1500"]
+    assert all(each.content is None and each.audits == AUDITED.audits for each in first.records)
+    assert first.next is not None
+    second = await store.audited("a", first.next)
+    assert ([each.exchange_id for each in second.records], second.next) == (["ex-2000"], None)
+    assert [each.exchange_id for each in (await store.audited("b", first.next)).records] == ["other"]
+    assert (await store.audited("a", ALL)).records == []
 
 
 async def test_stats(store: RecordStore) -> None:

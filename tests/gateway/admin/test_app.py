@@ -14,11 +14,14 @@ import pytest
 from gateway.admin.app import AdminApi, admin_app, metrics_app
 from gateway.admin.views import Views
 from gateway.control.alerts import AlertDesk
+from gateway.control.cascade_report import reports
+from gateway.control.ledgers import Ledgers
 from gateway.errors import StoreError
 from gateway.link.messages import ExchangeRecord, ReplicaState
 from gateway.records.store import MemoryStore
 from gateway.telemetry.metrics import Exposition
 from gateway.upstream.probe import ProbeView
+from tests.gateway.control.audited import accepted, audited_policy, deferred
 from tests.gateway.control.rig import Rig, policy_text
 from tests.gateway.link.examples import record
 
@@ -34,8 +37,11 @@ class Site:
         self.store = MemoryStore()
         self.conditions: dict[tuple[str, str], str] = {}
         self.desk = AlertDesk(lambda: self.conditions, lambda _: None)
-        views = Views(self.rig.reloader, self.rig.fleet, self.desk, self.exposition, self._replicas, workers=1)
-        app = admin_app(AdminApi(views, self.rig.reloader, self.store), key=KEY, names=("admin.example",))
+        self.ledgers = Ledgers(str(folder))
+        views = Views(
+            self.rig.reloader, self.rig.fleet, self.desk, self.exposition, self._replicas, 1, lambda: reports(self.ledgers.look())
+        )
+        app = admin_app(AdminApi(views, self.rig.reloader, self.store, self.ledgers.restart), key=KEY, names=("admin.example",))
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app, raise_app_exceptions=False),
             base_url="http://127.0.0.1:8081",
@@ -61,7 +67,18 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         yield site
 
 
-PATHS = ["/status", "/policy", "/policy/versions", "/backends", "/alerts", "/exchanges", "/exchanges/x", "/nowhere"]
+PATHS = [
+    "/cascades",
+    "/audited",
+    "/status",
+    "/policy",
+    "/policy/versions",
+    "/backends",
+    "/alerts",
+    "/exchanges",
+    "/exchanges/x",
+    "/nowhere",
+]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -114,6 +131,43 @@ async def test_status_tells_all_there_is(site: Site) -> None:
     assert status["records"]["waiting_for_store"] == 0
     assert (await site.get("/alerts"))["alerts"] == status["alerts"]
     assert (await site.get("/backends"))["backends"] == status["backends"]
+
+
+async def test_cascades_are_shown_with_what_audits_found_and_can_begin_anew(site: Site) -> None:
+    assert (await site.get("/cascades"))["cascades"] == []
+    found = audited_policy(on_violation="disable")
+    site.ledgers.in_force(found.policy, found.version, found.files)
+    site.ledgers.take([accepted(number, found.version, number % 4 != 0) for number in range(200)])
+    shown = await site.get("/cascades")
+    (cascade,) = shown["cascades"]
+    assert (cascade["route"], cascade["state"], cascade["audited"], cascade["disagreed"]) == ("chat", "disabled", 200, 50)
+    assert shown["saving"].startswith("1 - spent / all_to_last")
+    assert (await site.get("/status"))["cascades"] == [
+        {
+            "route": "chat",
+            "promise": "disabled",
+            "requests": 200,
+            "deferred_share": 0.0,
+            "audited": 200,
+            "loss_at_most": cascade["loss_upper"],
+            "epsilon": 0.01,
+            "tightened": 0,
+            "disabled": True,
+        }
+    ]
+    assert (await site.client.post("/cascades/nowhere/restart")).status_code == 404
+    begun = (await site.client.post("/cascades/chat/restart")).json()
+    assert (begun["cascades"][0]["state"], begun["cascades"][0]["audited"]) == ("unconfirmed", 0)
+
+
+async def test_audited_exchanges_come_page_by_page(site: Site) -> None:
+    await site.store.add([accepted(1, "v"), accepted(2, "v", audited=False), deferred(3, "v", True), accepted(4, "v", route="other")])
+    found = await site.get("/audited", params={"route": "chat"})
+    assert [each["exchange_id"] for each in found["exchanges"]] == ["ex-1", "ex-3"]
+    assert found["next"] is None
+    assert (await site.get("/audited"))["exchanges"] == []
+    for wrong in ("x", "-1", "1" * 30):
+        assert (await site.client.get("/audited", params={"after": wrong})).status_code == 400
 
 
 async def test_the_policy_is_shown_without_its_secrets(site: Site) -> None:
