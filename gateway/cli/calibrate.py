@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from gateway.cli.admin_client import add_admin_options
+from gateway.cli.calibrate_records import from_records
 from gateway.cli.options import whole
 from gateway.cli.output import USAGE, WELL, CommandError, add_output, hint, print_json, table
 from policies import calibrated
@@ -16,13 +18,16 @@ from policies.calibration import pairs, picture, procedure
 def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     cascade = actions.add_parser("cascade", help="choose when a cascade's stage defers")
-    cascade.add_argument(
-        "--data", required=True, help="JSONL of pairs that choose the threshold: evidence or features, and quality of both answers"
-    )
+    cascade.add_argument("--data", help="JSONL of pairs that choose the threshold: evidence or features, and quality of both answers")
     cascade.add_argument("--train", help="JSONL of other pairs to learn the score on (default: a random half of --data)")
     cascade.add_argument(
-        "--from", dest="source", choices=("pairs", "records"), default="pairs", help="what --data is (records: not supported yet)"
+        "--from",
+        dest="source",
+        choices=("pairs", "records"),
+        default="pairs",
+        help="pairs: the lines of --data (default); records: what audits of a running gateway have found, of --route",
     )
+    cascade.add_argument("--route", metavar="NAME", help="with --from records: the route whose cascade is calibrated")
     cascade.add_argument("--epsilon", type=float, default=0.01, help="quality that may be lost at most, 0..1 (default 0.01: one point)")
     cascade.add_argument("--confidence", type=float, default=0.95, help="of the promise (default 0.95)")
     cascade.add_argument("--cost", required=True, help="what a request costs on each model, in any unit: small=0.3,large=1")
@@ -37,32 +42,38 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     cascade.add_argument("--evidence", choices=("logprobs", "logits"), default="logprobs", help="what evidence holds (default logprobs)")
     cascade.add_argument("--seed", type=whole(0, 2**31), default=0, help="of the random halves, where there is no --train")
+    add_admin_options(cascade)
     add_output(cascade)
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.source == "records":
-        raise CommandError("--from records is not supported yet: export pairs, and give them as --data", USAGE)
+    recorded = args.source == "records"
+    if not recorded and not args.data:
+        raise CommandError("--data is missing: JSONL of pairs; or take the lines --from records", USAGE)
     try:
         cost = _cost(args.cost)
-        terms = procedure.Terms(args.epsilon, args.confidence, *cost)
+        terms = procedure.Terms(args.epsilon, args.confidence, *cost, "agreement" if recorded else "quality")
         terms.check()
     except CalibrationError as error:
         raise CommandError(str(error), USAGE) from error
     binding = Binding(backend=args.backend, prefix_tokens=args.prefix_tokens, tokens=args.tokens, evidence=args.evidence)
+    lines = ""
     try:
-        data = _read(args.data, args)
+        if recorded:
+            data, binding, lines = from_records(args)
+        else:
+            data = _read(args.data, args)
         train = _read(args.train, args) if args.train else None
         found = procedure.calibrate(data, train, terms, binding, args.seed)
         judged = procedure.evaluate(found, _read(args.evaluate, args)) if args.evaluate else None
     except CalibrationError as error:
         raise CommandError(str(error)) from error
     written = _write(Path(args.out), found) if args.out else []
-    report = _report(found, judged, written)
+    report = _report(found, judged, written) | ({"lines": lines} if lines else {})
     if args.output == "json":
         print_json(report)
     else:
-        print(_text(found, judged))
+        print(_text(found, judged) + (f"\n\n{lines}" if lines else ""))
     for path in written:
         hint(f"wrote {path}")
     return WELL

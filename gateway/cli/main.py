@@ -24,6 +24,7 @@ COMMANDS = {
     "schema": "print the JSON Schema of the policy file",
     "reference": "print the reference page of the policy file, or of the metrics",
     "status": "show what a running gateway is doing",
+    "report": "show what a running gateway's cascades defer, save and lose",
     "rollback": "put the policy before this one back in force",
     "key": "make an API key",
     "calibrate": "choose, from pairs of answers, when a cascade defers",

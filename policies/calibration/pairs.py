@@ -113,7 +113,7 @@ def read(lines: Iterable[bytes], name: str, *, logits: bool = False, prefix_toke
         raise CalibrationError("\n".join(wrong))
     if not rows:
         raise CalibrationError(f"{name} has no lines")
-    return _columns(rows, qualities, segments, "sha256:" + digest.hexdigest())
+    return columns(rows, qualities, segments, "sha256:" + digest.hexdigest())
 
 
 def _features(line: Line, logits: bool, prefix_tokens: int | None) -> dict[str, float]:
@@ -140,9 +140,11 @@ def _features(line: Line, logits: bool, prefix_tokens: int | None) -> dict[str, 
     return found
 
 
-def _columns(
+def columns(
     rows: Sequence[dict[str, float]], qualities: Sequence[tuple[float, float]], segments: Sequence[str | None], digest: str
 ) -> Pairs:
+    """Pairs of lines: the features of each, the qualities of its cheap and its dear answer, its segment. Raises `CalibrationError`
+    where the lines have too many features."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     if len(names) > FEATURES_MAX:
         raise CalibrationError(f"the lines have more than {FEATURES_MAX} features together")

@@ -9,6 +9,7 @@ calibration lines and the traffic come from the same source.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -43,6 +44,8 @@ class Terms(msgspec.Struct, frozen=True):
     confidence: float
     cost_small: float
     cost_large: float
+    quality: Literal["quality", "agreement"] = "quality"
+    """What the lines' quality is: how good an answer is, or whether it agrees with the large model's."""
 
     def check(self) -> None:
         """Raises `CalibrationError`."""
@@ -228,10 +231,14 @@ def _promise(terms: Terms, enabled: bool, exact: bool, lines: int) -> str:
             f"No saving could be shown while staying within {points} of the large model's quality with {100 * terms.confidence:g} % "
             f"confidence from {lines:,} lines. The cascade is disabled: every request goes to the last stage."
         )
+    if terms.quality == "agreement":
+        kept = f"the cascade's answers disagree with the large model's on at most {100 * terms.epsilon:g} % of all requests"
+    else:
+        kept = f"the cascade's mean quality is at most {points} below that of sending every request to the large model"
     how = "an exact test" if exact else "a betting test valid for any number of lines"
     return (
-        f"With {100 * terms.confidence:g} % confidence the cascade's mean quality is at most {points} below that of sending every request "
-        f"to the large model, for traffic like the {lines:,} calibration lines. Shown by {how}; no approximation for large samples."
+        f"With {100 * terms.confidence:g} % confidence {kept}, for traffic like the {lines:,} calibration lines. "
+        f"Shown by {how}; no approximation for large samples."
     )
 
 

@@ -69,7 +69,7 @@ def test_a_hopeless_pair_is_said_to_be_disabled(tmp_path: Path, capsys: pytest.C
         (["--cost", "small=a,large=1"], 2, "NUMBER"),
         (["--epsilon", "0"], 2, "epsilon"),
         (["--confidence", "1"], 2, "confidence"),
-        (["--from", "records"], 2, "not supported yet"),
+        (["--from", "records"], 2, "--data has no meaning with --from records"),
         (["--train", "/nowhere.jsonl"], 1, "cannot read /nowhere.jsonl"),
         (["--out", "/nowhere/calibration.json"], 1, "cannot write"),
     ],
