@@ -17,9 +17,9 @@ not good enough, since nothing better was to be had; a calibration promises noth
 
 
 def decided(record: ExchangeRecord) -> Decided | None:
-    """None where no cascade had its say, or the client got no answer."""
+    """None where no cascade had its say, or the client got no whole answer: it failed, or the client left before its end."""
     found = record.findings
-    if found is None or not found.judgements or not record.backend or (record.code >= 400 and record.code != 499):
+    if found is None or not found.judgements or not record.backend or record.code >= 400:
         return None
     if found.low_confidence:
         return "low_confidence"
