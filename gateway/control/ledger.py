@@ -135,18 +135,20 @@ class Ledger(msgspec.Struct):
             return False
         self.requests[verdict] = self.requests.get(verdict, 0) + 1
         self._spend(record, promise, verdict)
+        judgements = record.findings.judgements if record.findings is not None else ()
+        stale = any(promise.stale(each.backend, each.bound, self.tightened) for each in judgements)
         alarmed = False
         for audit in record.audits:
             if audit.purpose == ACCEPTED:
-                alarmed |= self._audit(record, audit, promise, now)
+                alarmed |= self._audit(audit, promise, now, stale=stale)
             elif audit.purpose == DEFERRED and audit.agreed is not None:
                 self.deferred_audited += 1
                 self.deferred_agreed += audit.agreed
-        if verdict != "low_confidence":
+        if verdict != "low_confidence" and not stale and not alarmed:
             self.share.add(verdict == "accepted")
         return alarmed
 
-    def _audit(self, record: ExchangeRecord, audit: AuditRecord, promise: Promise, now: float) -> bool:
+    def _audit(self, audit: AuditRecord, promise: Promise, now: float, *, stale: bool) -> bool:
         """The accepted share is that of before: a bet is made before its outcome is known."""
         if audit.agreed is None:
             why = audit.why if audit.why in self.untold or len(self.untold) < WHYS_MAX else "other"
@@ -156,8 +158,7 @@ class Ledger(msgspec.Struct):
         else:
             self.audited += 1
             self.disagreed += not audit.agreed
-        judgements = record.findings.judgements if record.findings is not None else ()
-        if any(promise.stale(each.backend, each.bound, self.tightened) for each in judgements):
+        if stale:
             self.stale += 1
             return False
         share = self.share.value
@@ -166,17 +167,16 @@ class Ledger(msgspec.Struct):
             return False
         self.watch.add(share if audit.agreed is False else 0.0)
         if self.watch.alarmed:
-            self._begin_count(promise)
+            self.bounds, self.watch = _count(promise)
             self.violations += 1
+            if self.on_violation == "tighten":
+                self.share = Share()  # less is accepted from now on
             self.violated_at = now
             self.broken = True
             return True
         if self.broken and self.bounds.audits % LOOK_AUDITS == 0 and self.bounds.upper <= self.watch.epsilon:
             self.broken = False
         return False
-
-    def _begin_count(self, promise: Promise) -> None:
-        self.bounds, self.watch = _count(promise)
 
     def _spend(self, record: ExchangeRecord, promise: Promise, verdict: str) -> None:
         costs = self.costs

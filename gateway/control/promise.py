@@ -41,8 +41,9 @@ class Promise(msgspec.Struct, frozen=True):
     def stale(self, backend: str, bound: float | None, tightened: int) -> bool:
         """Was a reply held against a threshold of another step of tightening?"""
         levels = self.levels.get(backend, ())
-        now = {thresholds[min(tightened, len(thresholds) - 1)] for thresholds in levels}
-        return bound not in now and any(bound in thresholds for thresholds in levels)
+        if any(bound == thresholds[min(tightened, len(thresholds) - 1)] for thresholds in levels):
+            return False
+        return any(bound in thresholds for thresholds in levels)
 
 
 def promise(route: Route, policy: Policy, files: Mapping[str, bytes]) -> Promise:

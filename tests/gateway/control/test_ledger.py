@@ -96,6 +96,8 @@ def test_a_tightened_cascade_is_judged_by_what_it_does_since(desk: Desk) -> None
     desk.audit(200, wrong_every=10)
     assert (desk.report.tightened, desk.report.bounded_audits) == (1, 0), "they were held against the threshold before"
     assert desk.report.stale > 200
+    (_, ledger) = desk.ledgers.look()["chat"]
+    assert ledger.share.requests == 1.0, "nor does their share of all requests count, now that less is accepted"
     desk.audit(200, wrong_every=10, bound=0.8)
     assert desk.report.tightened == 2
     desk.audit(500, bound=0.9)
