@@ -10,7 +10,7 @@ import statistics
 
 import msgspec
 
-from monitors.audit import Bounds, Watch
+from monitors.audit import Bounds, Share, Watch
 
 SEEDS = 200
 EPSILON = 0.01
@@ -53,6 +53,20 @@ def false_alarms(share: float, agreement: float, seeds: int = SEEDS, audits: int
     return sum(caught_after(Drop(share, agreement, agreement, 0), seed, audits) is not None for seed in range(seeds)) / seeds
 
 
+def false_alarms_of_traffic(share: float, audited: float, seeds: int = SEEDS, audits: int = HORIZON) -> float:
+    """The same at a loss of exactly epsilon, where the accepted share is not known but counted, as it is in service."""
+    alarms = 0
+    for seed in range(seeds):
+        chance, known, watch = random.Random(seed), Share(), Watch(EPSILON, CONFIDENCE)
+        while watch.audits < audits and not watch.alarmed:
+            accepted = chance.random() < share
+            if accepted and chance.random() < audited:
+                watch.add(known.value if chance.random() < EPSILON / share else 0.0)
+            known.add(accepted)
+        alarms += watch.alarmed
+    return alarms / seeds
+
+
 def confirmed_after(share: float, agreement: float, seed: int, horizon: int = HORIZON) -> int | None:
     """Audits until the upper bound has come down to epsilon, looked at every 10."""
     chance = random.Random(seed)
@@ -73,6 +87,9 @@ def main() -> None:
             print(f"accepted {share:.0%}, 99.5 % -> 95 % after {before:>6}: {found}")
     for share, agreement in ((1.0, 0.995), (1.0, 0.99), (0.6, 1 - EPSILON / 0.6)):
         print(f"accepted {share:.0%}, agreement {agreement:.2%}: false alarms within {HORIZON}: {false_alarms(share, agreement):.1%}")
+    for share, audited in ((0.6, 0.2), (0.3, 1.0)):
+        found = f"{false_alarms_of_traffic(share, audited):.1%}"
+        print(f"accepted {share:.0%} (counted), {audited:.0%} audited, loss {EPSILON:.0%}: false alarms within {HORIZON}: {found}")
     for share, agreement in ((1.0, 0.998), (0.6, 0.995)):
         confirmed = [confirmed_after(share, agreement, seed) or HORIZON for seed in range(SEEDS // 4)]
         print(f"accepted {share:.0%}, agreement {agreement:.1%}: confirmed after {statistics.median(confirmed):.0f} (median)")
