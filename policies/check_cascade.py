@@ -8,7 +8,8 @@ from policies.check_deferral import check_condition
 from policies.findings import Findings
 from policies.plan import CALLS_MAX
 from policies.rules import conditions, hedged_calls, last_backends
-from policies.schema import Audit, Cascade, Route, Stage
+from policies.schema import Route
+from policies.schema_rules import Audit, Cascade, Stage
 
 _OF_THE_RULE = ("hold", "tokens", "when_unscored")
 

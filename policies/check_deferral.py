@@ -7,7 +7,8 @@ from policies.calibrated import Binding, Calibration, CalibrationError
 from policies.deferral import FEATURES, OOD_ENERGY, OOD_SCORE, SEGMENT, natural_direction
 from policies.errors import nearest
 from policies.findings import Findings
-from policies.schema import Backend, DeferWhen, HoldFor, Route, ScoreName, Stage
+from policies.schema import Backend, Route
+from policies.schema_rules import DeferWhen, HoldFor, ScoreName, Stage
 
 DEPTH_MAX = 4
 """Levels of `any` and `all` within each other."""

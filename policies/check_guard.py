@@ -7,7 +7,8 @@ from policies.errors import nearest, shown
 from policies.findings import Findings
 from policies.plan import CALLS_MAX
 from policies.rules import hedged_calls, last_backends, replicated
-from policies.schema import TO_REPLICA, Detector, Guard, Hedge, Route
+from policies.schema import Route
+from policies.schema_rules import TO_REPLICA, Detector, Guard, Hedge
 
 
 def check_detector(findings: Findings, path: str, detector: Detector) -> None:

@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 from policies import calibrated, scores
 from policies.calibrated import Calibration
 from policies.plan import Assessment, Evidence, TokenKind
-from policies.schema import Backend, DeferWhen, ScoreName
+from policies.schema import Backend
+from policies.schema_rules import DeferWhen, ScoreName
 from policies.scores import Scores
 
 ENTROPY_TOP = 5

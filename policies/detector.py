@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from policies.ood.text import TextKind
 from policies.plan import Assessment
-from policies.schema import Detector, Threshold
+from policies.schema_rules import Detector, Threshold
 
 if TYPE_CHECKING:
     from policies.ood.artifact import Detector as Fitted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from policies import schema
+from policies import schema_rules
 from policies.plan import Call, Race
 
 
@@ -13,10 +13,10 @@ class Hedge:
 
     __slots__ = ("_after", "_backend", "_budget_percent", "_replicated")
 
-    def __init__(self, hedge: schema.Hedge, replicated: frozenset[str]) -> None:
+    def __init__(self, hedge: schema_rules.Hedge, replicated: frozenset[str]) -> None:
         self._after = hedge.after
         self._budget_percent = hedge.budget_percent
-        self._backend = None if hedge.to == schema.TO_REPLICA else hedge.to
+        self._backend = None if hedge.to == schema_rules.TO_REPLICA else hedge.to
         self._replicated = replicated
 
     @property

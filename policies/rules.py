@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from policies import schema
+from policies import schema_rules
 from policies.cascade import Cascade, CompiledAudit, CompiledStage
 from policies.deferral import compile_condition, evidence_for
 from policies.failover import Failover, Single
@@ -12,7 +12,8 @@ from policies.guard import Guard
 from policies.hedge import Hedge
 from policies.labels import CompiledSegment
 from policies.plan import HOLD_ALL, HOLD_NONE, Call, Hold, Rule
-from policies.schema import DeferWhen, Policy, Route, Stage
+from policies.schema import Policy, Route
+from policies.schema_rules import DeferWhen, Stage
 
 
 def compile_rule(route: Route, policy: Policy, files: Mapping[str, bytes]) -> Rule:
@@ -46,7 +47,7 @@ def conditions(when: DeferWhen) -> Iterator[DeferWhen]:
         yield from conditions(each)
 
 
-def last_backends(cascade: schema.Cascade) -> tuple[str, ...]:
+def last_backends(cascade: schema_rules.Cascade) -> tuple[str, ...]:
     """The backends of the last stage, in order."""
     return (cascade.last,) if isinstance(cascade.last, str) else cascade.last.failover
 
@@ -56,14 +57,14 @@ def replicated(policy: Policy) -> frozenset[str]:
     return frozenset(backend.name for backend in policy.backends if len(backend.replicas) > 1)
 
 
-def hedged_calls(called: Sequence[str], hedge: schema.Hedge, policy: Policy) -> int:
+def hedged_calls(called: Sequence[str], hedge: schema_rules.Hedge, policy: Policy) -> int:
     """How many calls a hedge can add to those of a route."""
-    if hedge.to == schema.TO_REPLICA:
+    if hedge.to == schema_rules.TO_REPLICA:
         return len(replicated(policy).intersection(called))
     return int(hedge.to not in called)
 
 
-def compile_hold(hold: schema.HoldFor | str) -> Hold:
+def compile_hold(hold: schema_rules.HoldFor | str) -> Hold:
     """As the executor takes it."""
     if isinstance(hold, str):
         return HOLD_ALL if hold == "all" else HOLD_NONE
@@ -81,7 +82,7 @@ def _answerer(route: Route, policy: Policy, files: Mapping[str, bytes], segment:
 
 def _cascade(
     route: str,
-    cascade: schema.Cascade,
+    cascade: schema_rules.Cascade,
     policy: Policy,
     files: Mapping[str, bytes],
     hedge: Hedge | None,

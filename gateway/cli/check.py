@@ -11,7 +11,8 @@ from gateway.control.policy_file import problem
 from policies.errors import PolicyError, Problem
 from policies.load import Loaded
 from policies.rules import last_backends
-from policies.schema import DeferWhen, Match, Route
+from policies.schema import Match, Route
+from policies.schema_rules import DeferWhen
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from typing import get_args
 
 from gateway.cli.output import WELL, add_output, hint, print_json
 from gateway.cli.places import new_key
-from policies.schema import Name
+from policies.scalars import Name
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,8 @@ import msgspec
 from policies import calibrated
 from policies.deferral import tightening
 from policies.rules import conditions, last_backends
-from policies.schema import Cascade, Policy, Route
+from policies.schema import Policy, Route
+from policies.schema_rules import Cascade
 
 OnViolation: TypeAlias = Literal["alert", "tighten", "disable"]
 

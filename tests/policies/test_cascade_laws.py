@@ -30,7 +30,7 @@ from policies.plan import (
     RouteState,
     Rule,
 )
-from policies.schema import Hedge as HedgeSchema
+from policies.schema_rules import Hedge as HedgeSchema
 from policies.scores import UNAVAILABLE, Scores
 from tests.policies.playing import INSIDE, NO_TEXT, OUTSIDE, Played, play
 

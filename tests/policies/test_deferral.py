@@ -11,7 +11,7 @@ from policies import scores
 from policies.calibrated import write
 from policies.deferral import FEATURES, Condition, Finding, Seen, compile_condition, tightening
 from policies.plan import Assessment
-from policies.schema import DeferWhen
+from policies.schema_rules import DeferWhen
 from policies.scores import UNAVAILABLE, Scores
 from tests.golden.files.make import MODEL, SUPPORT
 

@@ -11,7 +11,7 @@ from policies.detector import CompiledDetector, DetectorError
 from policies.failover import Single
 from policies.guard import Guard
 from policies.plan import Assess, Assessment, Features, Outcome, Refuse, Rule
-from policies.schema import Detector, Threshold
+from policies.schema_rules import Detector, Threshold
 from policies.snapshot import Snapshot
 from tests.policies.building import backend, policy, snapshot
 from tests.policies.golden import FILES

@@ -19,8 +19,9 @@ from policies.failover import Failover
 from policies.guard import Guard
 from policies.ood.text import guard_text, request_turns
 from policies.plan import HOLD_ALL, Call, CallError, Evidence, Features, Hold, Plan
-from policies.schema import Detector, Route
-from policies.schema import Guard as GuardOf
+from policies.schema import Route
+from policies.schema_rules import Detector
+from policies.schema_rules import Guard as GuardOf
 from tests.gateway.exchange.rig import CONNECT, DONE, JSON, SSE, Rig, event
 from tests.policies.golden import NAMED
 

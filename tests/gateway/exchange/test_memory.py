@@ -5,7 +5,8 @@ from __future__ import annotations
 from gateway.exchange.memory import RouteMemory, memories
 from policies.defer_limit import JUDGED_MIN
 from policies.plan import Judgement, RouteState
-from policies.schema import Backend, Cascade, DeferLimit, Hedge, Policy, Route, Stage
+from policies.schema import Backend, Policy, Route
+from policies.schema_rules import Cascade, DeferLimit, Hedge, Stage
 
 DEFERRED = (Judgement(0, True, "mean_logprob"),)
 ACCEPTED = (Judgement(0, False, "mean_logprob"),)

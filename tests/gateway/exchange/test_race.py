@@ -8,7 +8,8 @@ from gateway.exchange.hedging import KEPT, KNOWN_MIN, SAVED_MAX, HedgeBudget, He
 from gateway.exchange.memory import RouteMemory
 from gateway.upstream.fake import FakeCall
 from policies.plan import Answer, Call, Outcome, Plan, Race, ask
-from policies.schema import Hedge, Route
+from policies.schema import Route
+from policies.schema_rules import Hedge
 from tests.gateway.exchange.rig import CONNECT, DONE, SSE, Rig, event
 
 
