@@ -32,11 +32,12 @@ interpreted: ## Undo `compile`
 	find gateway -name '*.so' -delete
 	rm -rf build
 
-check: setup ## Lint, types, import rules, tidy tests
+check: setup ## Lint, types, import rules, tidy tests, and what a request costs the interpreter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m loadtests.interpreter --hold
 	$(BIN)/python -m pytest tests/tidy
 
 format: setup ## Format the code

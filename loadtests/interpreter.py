@@ -1,7 +1,7 @@
 """What a request and a chunk cost in the worker's interpreter, all of it, without a socket: the real connections, front door,
 exchange, upstream and record, on fake transports. Repeatable to a few hundredths of a microsecond on a quiet machine.
 
-`python -m loadtests.interpreter [--profile request|chunk]` prints JSON: microseconds of CPU, best and median of several rounds.
+`python -m loadtests.interpreter [--hold | --profile request|chunk]` prints JSON: microseconds of CPU, best and median of several rounds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import random
 import statistics
 import sys
 import time
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 from gateway.compiled import is_compiled
@@ -63,6 +65,10 @@ keys:
 RULES = {"scored": "{score: mean_logprob, below: -5}", "logprobs": "{score: entropy, above: 5}"}
 """By the mock's mode whose chunks a backend sends for them. None defers."""
 HELD = 24
+
+YARDSTICK = json.dumps([f"word {each % 97}" for each in range(400)])
+YARDSTICK_WORDS = 97
+HOLD_ROUNDS = 15
 
 PROMPT = "my parcel is late and nobody answers the phone, what can you do for me? " * 16
 
@@ -172,11 +178,52 @@ def rounds(count: int, times: int, body: Callable[[], None]) -> list[float]:
     return found
 
 
+def yardstick() -> None:
+    """Work like a request's, of which none is Headgate's: what it takes tells how fast the machine is at the moment."""
+    words: dict[str, list[int]] = {}
+    for each in json.loads(YARDSTICK):
+        words.setdefault(each, []).append(len(words))
+    if len(words) != YARDSTICK_WORDS:
+        raise SystemExit("the yardstick does not work")
+
+
+def measured() -> dict[str, float]:
+    """What a request and a chunk cost, in yardsticks: the best of rounds that are interleaved, so that all meet the same machine."""
+    bench = Bench()
+    stream = Bench()
+    stream.begin_stream()
+    steps: dict[str, tuple[int, Callable[[], None]]] = {
+        "yardstick": (200, yardstick),
+        "request": (200, bench.one_request),
+        "chunk": (2_000, lambda: stream.upstream.data_received(stream.chunk)),
+    }
+    best = dict.fromkeys(steps, float("inf"))
+    for _ in range(HOLD_ROUNDS):
+        for name, (times, step) in steps.items():
+            best[name] = min(best[name], *rounds(1, times, step))
+    return {name: best[name] / best["yardstick"] for name in ("request", "chunk")}
+
+
+def hold() -> int:
+    """Whether both are within their budgets; 1 where one is not."""
+    path = "compiled" if is_compiled() else "interpreted"
+    budgets = tomllib.loads((Path(__file__).parent / "budgets.toml").read_text())["interpreter"][path]
+    worst = 0
+    for name, found in measured().items():
+        over = found > budgets[name]
+        worst |= over
+        print(f"{name}, {path}: {found:.3f} yardsticks, budget {budgets[name]}{': OVER' if over else ''}")
+    return worst
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", choices=["request", "chunk"])
+    parser.add_argument("--hold", action="store_true", help="hold a request and a chunk against loadtests/budgets.toml, in two seconds")
     parser.add_argument("--sort", default="tottime", help="of the profile: tottime, ncalls, cumtime")
     args = parser.parse_args()
+    if args.hold:
+        sys.exit(hold())
     bench = Bench()
     bench.one_request()
     if b"200 OK" not in bytes(bench.sent.last) or not bench.sent.writes_made:

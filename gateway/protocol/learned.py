@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import msgspec
-
 from gateway.protocol.chunk_shapes import TEXT_CHUNK, TextChoice
 from gateway.protocol.evidence import ARGUMENTS, CALL, CONTENT, FINISH, REASONING, kind_of
 from gateway.protocol.spans import RepeatedNameError, fields
@@ -15,6 +13,9 @@ from gateway.protocol.stripping import LOGPROBS_NAME, NOTHING, UNREADABLE, choic
 _TEXT = re.compile(rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+')
 """What may stand between the quotes of a JSON string; escaped surrogates, which must come in pairs, are left to the parser."""
 inside_string, text_at = _TEXT.fullmatch, _TEXT.match
+_PLAIN_BYTES_MAX = 64
+"""Of a text that are looked at one by one, which is quicker than the pattern for a token or two."""
+_QUOTE, _BACKSLASH, _SPACE = 0x22, 0x5C, 0x20
 
 _STARTS = (
     (b'"content":"', CONTENT),
@@ -70,20 +71,20 @@ class Learned:
     def alike(self, data: bytes, start: int, parses: bool = False) -> int:
         """Where the event that begins at `start` ends, if it is whole and like the learned one; else 0. `parses`: its
         log-probabilities will be parsed, which shows that they are nothing else."""
-        if not data.startswith(self.before, start):
+        # Slices are compared, since `startswith` with a place costs twice as much where it is compiled.
+        text = start + self.before_bytes
+        if data[start:text] != self.before:
             return 0
-        match = text_at(data, start + self.before_bytes)
-        if match is None:
-            return 0
-        text_end = match.end()
+        text_end = _text_end(data, text)
         if not self.middle_bytes:
-            return text_end + self.after_bytes if data.startswith(self.after, text_end) else 0
-        if not data.startswith(self.middle, text_end):
-            return 0
+            end = text_end + self.after_bytes
+            return end if data[text_end:end] == self.after else 0
         inside = text_end + self.middle_bytes
+        if data[text_end:inside] != self.middle:
+            return 0
         end = data.find(b"\n", inside) + 2
         tail = end - self.after_bytes
-        if tail < inside or not data.startswith(self.after, tail):
+        if tail < inside or data[tail:end] != self.after:
             return 0
         if data.find(b"\r", inside, tail) >= 0 or (not parses and data.find(FINISH, inside, tail) >= 0):
             return 0
@@ -130,8 +131,22 @@ def learn(event: bytes, keep: int | None) -> Learned | None:
         return learned if _is_ordinary(event[:at] + event[text_end:], kind) else None
     try:
         return _learn_around_logprobs(event, at, text_end, kind, keep)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RepeatedNameError):
+    except (*UNREADABLE, RepeatedNameError):
         return None
+
+
+def _text_end(data: bytes, start: int) -> int:
+    """Where what may stand between the quotes of a JSON string ends, at a quote or at what may not."""
+    at, last = start, min(len(data), start + _PLAIN_BYTES_MAX)
+    while at < last:
+        each = data[at]
+        if each == _QUOTE:
+            return at
+        if each == _BACKSLASH or each < _SPACE:
+            break
+        at += 1
+    match = text_at(data, start)
+    return start if match is None else match.end()
 
 
 def _text(event: bytes) -> tuple[int, int, str]:
@@ -180,7 +195,7 @@ def _is_ordinary(event: bytes, kind: str) -> bool:
         return False
     try:
         chunk = TEXT_CHUNK.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return False
     if chunk.choices is None or len(chunk.choices) != 1:
         return False
