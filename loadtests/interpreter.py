@@ -212,7 +212,7 @@ def hold() -> int:
     for name, found in measured().items():
         over = found > budgets[name]
         worst |= over
-        print(f"{name}, {path}: {found:.3f} yardsticks, budget {budgets[name]}{': OVER' if over else ''}")
+        print(f"{name}, {path}: {found:.3g} yardsticks, budget {budgets[name]}{': OVER' if over else ''}")
     return worst
 
 

@@ -1,0 +1,21 @@
+"""What a request costs the interpreter is held against a budget: the command must be able to say no."""
+
+from __future__ import annotations
+
+import pytest
+
+from loadtests import interpreter
+
+
+def test_what_is_over_its_budget_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(interpreter, "measured", lambda: {"request": 1000.0, "chunk": 0.0})
+    assert interpreter.hold() == 1
+    assert [line.endswith(": OVER") for line in capsys.readouterr().out.splitlines()] == [True, False]
+    monkeypatch.setattr(interpreter, "measured", lambda: {"request": 0.0, "chunk": 0.0})
+    assert interpreter.hold() == 0
+
+
+def test_the_measurement_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interpreter, "HOLD_ROUNDS", 1)
+    found = interpreter.measured()
+    assert 0 < found["chunk"] < found["request"]
