@@ -41,6 +41,8 @@ from gateway.records.call_metrics import CallMetrics, delta_wanted
 from gateway.records.consumer import Consumer, Sink
 from gateway.records.spans import Spans
 from gateway.records.sqlite import SqliteStore
+from gateway.scoring.messages import scoring_path
+from gateway.scoring.opening import open_detectors
 from gateway.settings import Settings
 from gateway.tasks import TaskGroup
 from gateway.telemetry import logs
@@ -236,6 +238,11 @@ class Controller:
         """Have the supervisor start the engines whose backends are about to be probed."""
         engines = {backend.kind for backend in policy.backends if backend.kind == "embedded"}
         self._tether.report(engines=sorted(engines))
+
+    async def open_detectors(self, digests: Mapping[str, str], folder: str) -> list[str]:
+        """Have the supervisor start the scoring process, and wait until it has read them."""
+        self._tether.report(engines=["scoring"])
+        return await open_detectors(scoring_path(self._settings.state_dir), digests, folder)
 
     def in_force(self, policy: schema.Policy, version: str, files: Mapping[str, bytes]) -> None:
         """The policy has been swapped in."""

@@ -62,9 +62,10 @@ def lock_state_dir(path: str) -> int:
     return lock
 
 
-def gateway_specs(settings: Settings, sockets: Mapping[str, socket.socket], *, lock: int) -> tuple[list[ProcessSpec], ProcessSpec]:
-    """The controller and the workers, and the engine of the embedded models. The controller holds the lock of the state folder,
-    too: should the supervisor be killed, nobody takes the folder before the controller has flushed."""
+def gateway_specs(settings: Settings, sockets: Mapping[str, socket.socket], *, lock: int) -> tuple[list[ProcessSpec], list[ProcessSpec]]:
+    """The controller and the workers, and what is started once a policy needs it: the engine of the embedded models, and the process
+    that slow detectors are asked in. The controller holds the lock of the state folder, too: should the supervisor be killed, nobody
+    takes the folder before the controller has flushed."""
     environment = {process_settings.ENVIRONMENT_VARIABLE: process_settings.encode(settings)}
     fds = {name: each.fileno() for name, each in sockets.items()}
 
@@ -92,7 +93,8 @@ def gateway_specs(settings: Settings, sockets: Mapping[str, socket.socket], *, l
     embedded = ProcessSpec(
         "embedded", "embedded", python("gateway.embedded", "--fd", str(fds["embedded"])), (fds["embedded"],), tethered=False
     )
-    return [controller, *workers], embedded
+    scoring = ProcessSpec("scoring", "scoring", python("gateway.scoring"), (), environment, tethered=False)
+    return [controller, *workers], [embedded, scoring]
 
 
 def nothing_more(settings: Settings) -> Iterable[ProcessSpec]:
@@ -123,10 +125,10 @@ def serve(
             embedded_port=sockets["embedded"].getsockname()[1],
             run=os.urandom(8).hex(),
         )
-        specs, embedded = gateway_specs(settings, sockets, lock=lock)
+        specs, engines = gateway_specs(settings, sockets, lock=lock)
         return Supervisor(
             [*specs, *also(settings)],
-            engines={"embedded": embedded},
+            engines={spec.name: spec for spec in engines},
             listeners=[sockets["data"]],
             drain_s=settings.drain_s,
             on_ready=lambda: on_ready(settings),

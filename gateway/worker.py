@@ -29,6 +29,8 @@ from gateway.link.messages import Discard, Down, ExchangeRecord, Hello, Overlay,
 from gateway.link.named_files import read_named
 from gateway.link.unix import WorkerLink, socket_path
 from gateway.protocol.errors import error_body, kind_of
+from gateway.scoring.client import ScoringClient
+from gateway.scoring.messages import scoring_path
 from gateway.server.accept import Acceptor
 from gateway.settings import Settings
 from gateway.telemetry import logs
@@ -83,6 +85,7 @@ class Worker:
         self.link = WorkerLink(
             socket_path(settings.state_dir), hello=self._hello, on_message=self._on_message, totals=self._totals, counters=self.counters
         )
+        self.scoring = ScoringClient(scoring_path(settings.state_dir), counters=self.counters)
         self.in_flight: set[Exchange] = set()
         now = time.monotonic  # the loop's own clock, but not rounded to milliseconds as uvloop's is
         new_id = random.Random(os.urandom(32)).getrandbits
@@ -95,6 +98,7 @@ class Worker:
             left=self._client_left,
             in_flight=self.in_flight,
             audits=self.audits,
+            slow_detectors=self.scoring,
         )
         acceptor = Acceptor(site, self.snapshots, trace_sample_percent=settings.trace_sample_percent, ready=lambda: not self._draining)
         self.server = Server(acceptor.handle, ServerLimits(), self.ticker, render_error=render_wire_error, hooks=WireHooks(self.counters))
@@ -119,6 +123,7 @@ class Worker:
         self._loop.call_later(LAG_PERIOD_S, self._measure_lag, self._loop.time() + LAG_PERIOD_S)
         await self._waited.wait()
         listening: Listening | None = None
+        await self.scoring.settle()
         if not self._stopping.is_set():
             listening = await listen(self.server, self._listener, ssl=context, backlog=BACKLOG)
             self._report_ready()
@@ -169,6 +174,7 @@ class Worker:
         if not await self.link.flush(FLUSH_ON_EXIT_S):
             log.warning("the controller did not take every record", extra={"waited_s": FLUSH_ON_EXIT_S})
         await self.link.close()
+        await self.scoring.close()
 
     # The link
 
@@ -195,11 +201,13 @@ class Worker:
     def _prepare(self, message: Prepare) -> None:
         try:
             files = {path: read_named(message.files, digest) for path, digest in message.named.items()}
-            self.snapshots.prepare(compile_policy(decode(message.policy), message.version, files))
+            snapshot = compile_policy(decode(message.policy), message.version, files)
+            self.snapshots.prepare(snapshot)
         except Exception as error:
             log.exception("the policy cannot be prepared", extra={"version": message.version})
             self.link.send(Prepared(message.version, f"{type(error).__name__}: {error}"))
         else:
+            self.scoring.know(dict.fromkeys(snapshot.slow_detectors.values(), message.files))
             self.link.send(Prepared(message.version))
 
     def _swap(self, version: str) -> None:
@@ -223,6 +231,7 @@ class Worker:
         counters.counter("headgate_connections_open").value = self.server.connections_open
         counters.counter("headgate_exchanges_in_flight").value = len(self.in_flight)
         counters.counter("headgate_audits_in_flight").value = len(self.audits.running)
+        counters.counter("headgate_scoring_waiting").value = self.scoring.waiting
         return counters.totals()
 
     # Upstreams

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from gateway.cli.pretrained import installed, read_encoder, read_table
+from gateway.cli.pretrained import read_encoder, read_table
+from gateway.scoring.pretrained import installed
 from policies.ood.artifact import Detector, dumps, loads
 from policies.ood.encoder import Encoder
 from policies.ood.energy import Scorer

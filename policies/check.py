@@ -9,7 +9,7 @@ import re
 from itertools import pairwise
 
 from policies.check_backends import check_backend
-from policies.check_guard import check_detector
+from policies.check_guard import check_detectors
 from policies.check_routes import check_overlaps, check_route
 from policies.errors import Report, nearest, shown
 from policies.findings import Findings, url_fault
@@ -30,8 +30,7 @@ def check(reading: Reading, errors: Report, warnings: Report) -> None:
         findings.unique(((f"{collection}[{i}].name", entry.name) for i, entry in enumerate(entries)), collection)
     for index, backend in enumerate(policy.backends):
         check_backend(findings, f"backends[{index}]", backend)
-    for index, detector in enumerate(policy.detectors):
-        check_detector(findings, f"detectors[{index}]", detector)
+    check_detectors(findings, policy.detectors)
     for index, segment in enumerate(policy.segments):
         _check_segment(findings, f"segments[{index}]", segment)
     for index, route in enumerate(policy.routes):

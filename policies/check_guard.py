@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from policies.detector import DetectorError, open_artifact, threshold_of
+from collections.abc import Sequence
+
+from policies.detector import SLOW_MAX, DetectorError, open_artifact, threshold_of
 from policies.errors import nearest, shown
 from policies.findings import Findings
 from policies.plan import CALLS_MAX
@@ -11,8 +13,23 @@ from policies.schema import Route
 from policies.schema_rules import TO_REPLICA, Detector, Guard, Hedge
 
 
-def check_detector(findings: Findings, path: str, detector: Detector) -> None:
-    """What is wrong with one detector, whose place in the file is `path`."""
+def check_detectors(findings: Findings, detectors: Sequence[Detector]) -> None:
+    """What is wrong with each, and with all of them together."""
+    slow: set[str] = set()
+    for index, detector in enumerate(detectors):
+        path = f"detectors[{index}]"
+        if _check_detector(findings, path, detector) and detector.artifact not in slow:
+            slow.add(detector.artifact)
+            if len(slow) > SLOW_MAX:
+                findings.error(
+                    f"{path}.artifact",
+                    f"more than {SLOW_MAX} detectors need a sentence encoder",
+                    "fit it with --pretrained table, or let routes share one",
+                )
+
+
+def _check_detector(findings: Findings, path: str, detector: Detector) -> bool:
+    """What is wrong with one, whose place in the file is `path`; whether it is slow."""
     threshold = f"{path}.threshold"
     given = [name for name in ("keep_percent", "score") if findings.written(f"{threshold}.{name}")]
     if len(given) > 1:
@@ -21,12 +38,12 @@ def check_detector(findings: Findings, path: str, detector: Detector) -> None:
         findings.error(threshold, "needs keep_percent or score")
     data = findings.files.get(detector.artifact)
     if data is None or not findings.readable(f"{path}.artifact"):
-        return
+        return False
     try:
         fitted = open_artifact(data)
     except DetectorError as error:
         findings.error(f"{path}.artifact", f"{detector.artifact}: {error}", "`headgate fit ood` makes a detector")
-        return
+        return False
     made = fitted.facts.text
     if detector.text is not None and detector.text != made:
         findings.error(
@@ -39,6 +56,7 @@ def check_detector(findings: Findings, path: str, detector: Detector) -> None:
             threshold_of(fitted, detector.threshold, segment)
     except DetectorError as error:
         findings.error(f"{threshold}.keep_percent", str(error))
+    return fitted.head.encodes
 
 
 def check_guard(findings: Findings, path: str, route: Route, guard: Guard) -> None:

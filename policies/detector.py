@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from policies.ood.text import TextKind
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 KEEP_PERCENT = 95.0
 """Where the policy gives no threshold."""
 UNAVAILABLE = Assessment("unavailable")
+UNANSWERED = Assessment("unavailable", unanswered=True)
+SLOW_MAX = 4
+"""Detectors of a policy that need an encoder: each takes some 100 MB of the process that asks them."""
 
 
 class DetectorError(ValueError):
@@ -21,9 +25,13 @@ class DetectorError(ValueError):
 
 
 class CompiledDetector:
-    """One detector of the policy, ready to be asked. Keeps what it computed for words, up to a limit; not for several threads at once."""
+    """One detector of the policy, ready to be asked. Keeps what it computed for words, up to a limit; not for several threads at once.
 
-    __slots__ = ("_scorer", "_threshold", "_thresholds", "name", "text")
+    One that needs a sentence encoder is `slow`: it takes milliseconds a text, so a process of its own asks it, by its `digest`, and
+    only what it found is judged here.
+    """
+
+    __slots__ = ("_scorer", "_threshold", "_thresholds", "digest", "name", "slow", "text")
 
     def __init__(self, detector: Detector, data: bytes) -> None:
         """Raises DetectorError."""
@@ -33,7 +41,10 @@ class CompiledDetector:
         self.name = detector.name
         self.text: TextKind = fitted.facts.text
         """What of a request is scored."""
-        self._scorer = Scorer(fitted.head)
+        self.slow: bool = fitted.head.encodes
+        self.digest = sha256(data).hexdigest() if self.slow else ""
+        """SHA-256 of the artifact of a slow one."""
+        self._scorer = None if self.slow else Scorer(fitted.head)
         self._threshold = threshold_of(fitted, detector.threshold, None)
         self._thresholds = {name: threshold_of(fitted, detector.threshold, name) for name in fitted.calibration.segments}
 
@@ -42,27 +53,27 @@ class CompiledDetector:
         return self._thresholds.get(segment, self._threshold) if segment is not None else self._threshold
 
     def assess(self, text: str | None, segment: str | None = None) -> Assessment:
-        """Of a guard text; None, or a text without a word or sign, is unavailable."""
+        """Of a guard text; None, or a text without a word or sign, is unavailable. Not of a slow one."""
+        if self._scorer is None:
+            raise RuntimeError(f"the detector {self.name} needs a sentence encoder: it is asked in a process of its own")
         found = self._scorer.score(text)
         if found.status != "ok" or found.score != found.score:
             return UNAVAILABLE
-        return Assessment("ok", found.score, found.energy, found.score <= self.threshold(segment))
+        return self.judged(found.score, found.energy, segment)
+
+    def judged(self, score: float, energy: float, segment: str | None = None) -> Assessment:
+        """What a score means."""
+        return Assessment("ok", score, energy, score <= self.threshold(segment))
 
 
 def open_artifact(data: bytes) -> Fitted:
-    """Raises DetectorError for what is no detector of this version, or one that is too slow to serve with."""
+    """Raises DetectorError for what is no detector of this version."""
     from policies.ood.artifact import ArtifactError, loads
 
     try:
-        found = loads(data)
+        return loads(data)
     except ArtifactError as error:
         raise DetectorError(str(error)) from error
-    if found.head.encodes:
-        raise DetectorError(
-            "the detector needs a sentence encoder, milliseconds a text, which is not supported yet where requests are served: "
-            "fit it with --pretrained table"
-        )
-    return found
 
 
 def threshold_of(fitted: Fitted, threshold: Threshold, segment: str | None) -> float:

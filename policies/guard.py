@@ -57,6 +57,9 @@ class Guard:
 
 
 def _refused(ood: Ood, found: Assessment) -> Refuse:
+    if found.unanswered:
+        message = "the request could not be checked in time against what this model was trained for, and the policy asks for it"
+        return Refuse(503, "server_error", message, "not_scored", ood=ood, assessment=found)
     if ood == "unscored":
         message = "the request has no text that could be checked against what this model was trained for, and the policy asks for one"
         return Refuse(422, "invalid_request_error", message, "not_scored", ood=ood, assessment=found)

@@ -55,6 +55,8 @@ class Assessment(msgspec.Struct, frozen=True):
     """Rises with OOD. None where unavailable, as below."""
     energy: float | None = None
     in_distribution: bool | None = None
+    unanswered: bool = False
+    """There is a text, but the detector did not say in time: asked again, it may."""
 
 
 class Features(msgspec.Struct, frozen=True):

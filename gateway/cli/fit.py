@@ -12,8 +12,9 @@ from typing import Any
 from gateway.cli.histogram import Group, histogram
 from gateway.cli.options import between
 from gateway.cli.output import USAGE, WELL, CommandError, add_output, hint, print_json, readable
-from gateway.cli.pretrained import PRETRAINED, Pretrained, installed, read_encoder, read_table
+from gateway.cli.pretrained import PRETRAINED, Pretrained, read_encoder, read_table
 from gateway.cli.texts import read_lines
+from gateway.scoring.pretrained import installed
 from policies.ood.artifact import dumps
 from policies.ood.calibrate import TEXTS_ADVISED, CalibrationError
 from policies.ood.fit import STEPS, Example, FitError, Fitted, fit

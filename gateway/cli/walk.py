@@ -16,6 +16,7 @@ from gateway.records.story import worded_judgement
 from gateway.server.accept import check_conversation, no_route
 from gateway.upstream.kinds import objection
 from gateway.wire.request import Request
+from policies.detector import UNANSWERED
 from policies.match import CompiledMatch
 from policies.ood.text import guard_text, request_turns
 from policies.plan import (
@@ -184,13 +185,16 @@ class Walk:
             inside = {"true": False, "false": True, "unscored": None}[self._assumed.ood]
             found = Assessment("unavailable" if inside is None else "ok", None, None, inside)
         else:
-            found = detector.assess(guard_text(request_turns(msgspec.json.decode(self._raw)), detector.text), verb.segment)
+            text = guard_text(request_turns(msgspec.json.decode(self._raw)), detector.text)
+            found = UNANSWERED if detector.slow else detector.assess(text, verb.segment)
         self.guard = f"{verb.detector}: {worded_assessment(found, detector.threshold(verb.segment))}"
         return found
 
 
 def worded_assessment(found: Assessment, threshold: float) -> str:
     """What a detector found, in words."""
+    if found.unanswered:
+        return "unscored: it needs a sentence encoder, which is not run here; --ood true or --ood false assumes what it finds"
     if found.in_distribution is None:
         return "unscored: the request has no text that could be"
     where = "in distribution" if found.in_distribution else "out of distribution"

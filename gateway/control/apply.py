@@ -59,6 +59,11 @@ class Hooks(Protocol):
         """Start what the policy needs (embedded models): its backends are about to be probed."""
         ...
 
+    async def open_detectors(self, digests: Mapping[str, str], folder: str) -> list[str]:
+        """Start the process that slow detectors are asked in, and have it read these (SHA-256 by name) from `folder`; why not, for
+        each that it cannot."""
+        ...
+
     def in_force(self, policy: Policy, version: str, files: Mapping[str, bytes]) -> None:
         """It has been swapped in. `files`: what the files that it names hold."""
         ...
@@ -116,7 +121,7 @@ class Applier:
         version = found.loaded.version
         files = found.loaded.files
         try:
-            await asyncio.to_thread(compile_policy, policy, version, files)
+            snapshot = await asyncio.to_thread(compile_policy, policy, version, files)
             await asyncio.to_thread(self._versions.put, found, time.time())
         except (KeyError, ValueError) as error:
             raise PolicyError([problem(file, f"does not compile: {error}")]) from error
@@ -129,7 +134,9 @@ class Applier:
         self._hooks.preparing(policy)
         # Of a backend that changes both: its old replicas serve until the swap.
         self._probes.watch([*self._backends, *(backend for backend in policy.backends if backend not in self._backends)])
-        if errors := await self._fleet.prepare(order):
+        slow = snapshot.slow_detectors
+        errors = await self._hooks.open_detectors(slow, order.files) if slow else []
+        if errors := errors or await self._fleet.prepare(order):
             raise PolicyError([problem(file, each) for each in errors])
         return order
 

@@ -18,14 +18,16 @@ from gateway.exchange.leg import Leg
 from gateway.exchange.order import Order, Site
 from gateway.exchange.race import RaceRun
 from gateway.exchange.recording import count, exchange_record
-from gateway.exchange.verdicts import assessed, headers
+from gateway.exchange.verdicts import guarded, headers
 from gateway.link.messages import AuditRecord
 from gateway.protocol.errors import error_body, error_event
+from gateway.scoring.base import Asked
 from gateway.telemetry.trace_context import child_header
 from gateway.upstream.base import Ask
 from gateway.upstream.kinds import objection
 from gateway.wire.base import Reply
-from policies.plan import CALLS_MAX, Answer, Assess, Call, CallError, Outcome, Race, Refuse, Result, Verdict, advance
+from policies.detector import UNANSWERED, UNAVAILABLE
+from policies.plan import CALLS_MAX, Answer, Assess, Assessment, Call, CallError, Outcome, Race, Refuse, Result, Verdict, advance
 
 if TYPE_CHECKING:
     from gateway.exchange.audits import Audit
@@ -39,6 +41,7 @@ class Exchange:
 
     __slots__ = (
         "_alive",
+        "_asked",
         "_audit",
         "_closed",
         "_paused",
@@ -84,6 +87,8 @@ class Exchange:
         self._pending: Outcome | None = None
         self._resuming = False
         self._race: RaceRun | None = None
+        self._asked: Asked | None = None
+        """The slow detector that the plan waits for."""
         self._alive: KeepAlive | None = None
         self._audit: Audit | None = None
         """Where the policy wants its answer audited."""
@@ -110,7 +115,7 @@ class Exchange:
             self._drive(decided)
 
     def _drive(self, result: Result | None) -> None:
-        """Feed the plan until it waits for a call that is under way, or has ended."""
+        """Feed the plan until it waits for a call or a slow detector, or has ended."""
         self._resuming = True
         try:
             while True:
@@ -122,7 +127,7 @@ class Exchange:
                 elif type(step) is Race:
                     result = self._start_race(step)
                 elif type(step) is Assess:
-                    result = assessed(self.order, step)
+                    result = self._assess(step)
                 else:
                     break
                 if result is None:
@@ -138,6 +143,24 @@ class Exchange:
         """To be called where the exception is at hand."""
         log.exception("the policy failed", extra={"exchange_id": self.order.exchange_id, "route": self.order.route})
         self._refuse(ApiError(500, "server_error", "the gateway's policy failed on this request", code="policy_error"))
+
+    def _assess(self, verb: Assess) -> Assessment | None:
+        """What a detector says; None where it is a slow one, which says it later."""
+        detector, text = guarded(self.order, verb)
+        if not detector.slow:
+            return detector.assess(text, verb.segment)
+        if text is None:
+            return UNAVAILABLE
+        others = self._site.slow_detectors
+        if others is not None:
+            self._asked = others.ask(detector, text, verb.segment, self.order.deadline, self._assessed)
+        return UNANSWERED if self._asked is None else None
+
+    def _assessed(self, found: Assessment) -> None:
+        """A slow detector has said what it found, or could not in time."""
+        self._asked = None
+        if not self._closed:
+            self._drive(found)
 
     def _call(self, verb: Call, racing: tuple[int, ...] = (), avoid: tuple[str, ...] = ()) -> Outcome | None:
         """Start a call, and cancel those under way that are neither kept nor `racing`; an outcome only where it cannot even be started."""
@@ -413,6 +436,9 @@ class Exchange:
         self._closed = True
         if self._alive is not None:
             self._alive.stop()
+        if self._asked is not None:
+            self._asked.forget()
+            self._asked = None
         if self._race is not None:
             self._race.stop()
             self._race = None

@@ -11,6 +11,7 @@ from gateway.exchange.recording import ContentKeeper
 from gateway.exchange.snapshot import Target
 from gateway.link.messages import ExchangeRecord
 from gateway.protocol.body import Body
+from gateway.scoring.base import SlowDetectors
 from gateway.telemetry.trace_context import TraceContext
 from policies.plan import Plan
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class Site:
     """What every exchange of a worker shares."""
 
-    __slots__ = ("audits", "call_later", "emit", "in_flight", "left", "new_id", "now")
+    __slots__ = ("audits", "call_later", "emit", "in_flight", "left", "new_id", "now", "slow_detectors")
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class Site:
         left: Callable[[str], None],
         in_flight: set[Exchange],
         audits: Audits | None = None,
+        slow_detectors: SlowDetectors | None = None,
     ) -> None:
         self.now = now
         self.call_later = call_later
@@ -47,6 +49,8 @@ class Site:
         """Exchanges under way."""
         self.audits = audits
         """None: nothing is audited, whatever a policy wants."""
+        self.slow_detectors = slow_detectors
+        """None: what they would be asked is unscored."""
 
 
 @final

@@ -4,35 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec.structs import replace
 
 from gateway.link.messages import AssessmentRecord, CallRecord, ExchangeRecord, Findings, JudgementRecord, ScoresRecord
-from policies.detector import UNAVAILABLE
-from policies.ood.text import guard_text, request_turns
-from policies.plan import Answer, Assess, Assessment, Judgement, Refuse
+from gateway.protocol.turns import SAID, said_turns
+from policies.detector import CompiledDetector
+from policies.ood.text import guard_text
+from policies.plan import Answer, Assess, Judgement, Refuse
 from policies.scores import QUANTILES, Scores
 
 if TYPE_CHECKING:
     from gateway.exchange.executor import Exchange
     from gateway.exchange.order import Order
 
-SAID = ("messages", "prompt", "input")
-"""The fields of a body that `request_turns` looks at."""
 
-
-def assessed(order: Order, verb: Assess) -> Assessment:
-    """What the detector says of the request; the same text, and the same function, as offline."""
+def guarded(order: Order, verb: Assess) -> tuple[CompiledDetector, str | None]:
+    """The detector that is to be asked, and the text to ask it about: the same text, by the same function, as offline."""
     memory = order.measures.memory
     if memory is None:
         raise RuntimeError("a guard on a route that has no detector")
     detector = memory.detectors[verb.detector]
     body = order.body
-    try:
-        said = {name: msgspec.json.decode(body.value(name)) for name in SAID if name in body.names}
-    except (msgspec.DecodeError, RecursionError):
-        return UNAVAILABLE
-    return detector.assess(guard_text(request_turns(said), detector.text), verb.segment)
+    return detector, guard_text(said_turns({name: body.value(name) for name in SAID if name in body.names}), detector.text)
 
 
 def headers(verdict: Answer | Refuse, debug: bool) -> bytes:

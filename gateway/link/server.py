@@ -85,7 +85,7 @@ class LinkServer:
         Raises:
             LinkError: Another controller listens there, or the path is no place for a socket.
         """
-        listener = _listen(self._path)
+        listener = listen_unix(self._path)
         self._inode = os.stat(self._path).st_ino
         self._server = await asyncio.get_running_loop().create_unix_server(self.protocol, sock=listener)
 
@@ -182,9 +182,9 @@ class _Connection(asyncio.Protocol):
         self._server._closed(self)
 
 
-def _listen(path: str) -> socket.socket:
+def listen_unix(path: str) -> socket.socket:
     """A listening socket at `path`, mode 0600 from its first moment: bound under another name and renamed into place, over
-    what a dead controller left."""
+    what a dead process left. Raises LinkError."""
     _refuse_live(path)
     name = f"{path}.{os.getpid()}"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -203,7 +203,7 @@ def _listen(path: str) -> socket.socket:
 
 
 def _refuse_live(path: str) -> None:
-    """Raises LinkError where something other than a dead controller's socket is at `path`."""
+    """Raises LinkError where something other than a dead process's socket is at `path`."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise LinkError(f"{path} is in the way: it is no socket")

@@ -48,6 +48,15 @@ WORKER_METRICS = (
         "headgate_ood_total", "counter", "Requests that a guard looked at: out of distribution true, false or unscored.", ("route", "ood")
     ),
     Metric(
+        "headgate_scoring_requests_total",
+        "counter",
+        "Texts for the scoring process: ok, unavailable (no word in it), late (its deadline was over), full (too many waited), away (no "
+        "connection), failed, left (the client went).",
+        ("detector", "result"),
+    ),
+    Metric("headgate_scoring_seconds", "histogram", "From asking the scoring process to its answer.", ("detector",), SECONDS),
+    Metric("headgate_scoring_waiting", "gauge", "Texts that the scoring process has been asked about and has not answered."),
+    Metric(
         "headgate_score_status_total",
         "counter",
         "Replies of cascade stages that were judged, by what their scores rested on: ok, partial, truncated or unavailable.",

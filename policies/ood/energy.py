@@ -98,14 +98,15 @@ class Scorer:
         self._inputs = slice(head.weights.shape[1] - width, head.weights.shape[1])
         self._words: dict[str, Floats] = {}
 
-    def score(self, text: str | None) -> Scored:
-        """The energy and the mixed score; `unavailable` for no text, or one without a single word or sign."""
-        scores = self.scores(text) if text is not None else None
+    def score(self, text: str | None, vector: Floats | None = None) -> Scored:
+        """The energy and the mixed score; `unavailable` for no text, or one without a single word or sign. `vector`: the encoder's of
+        this text, where it is known already."""
+        scores = self.scores(text, vector) if text is not None else None
         if scores is None:
             return UNAVAILABLE
         return Scored(float(scores[0]), float(scores @ self._head.mix), "ok")
 
-    def scores(self, text: str) -> Floats | None:
+    def scores(self, text: str, vector: Floats | None = None) -> Floats | None:
         """All of the head's scores, or None for a text without a word or sign."""
         words, pairs = pieces(text)
         if not words:
@@ -114,7 +115,7 @@ class Scorer:
         total = np.add.reduce([kept[word] if word in kept else self._word(word) for word in words])
         if pairs:
             total = total + np.add.reduce(self._rows[list(pairs)])
-        vectors = None if self._encode is None else self._encode(text)[None]
+        vectors = None if self._encode is None else (self._encode(text) if vector is None else vector)[None]
         row: Floats = from_sums(self._head, total[None], vectors)[0]
         return row
 

@@ -342,14 +342,15 @@ def test_specs_hand_each_process_its_own_sockets(tmp_path: Path) -> None:
     sockets = {name: listen("127.0.0.1", 0, "--port") for name in ("data", "admin", "metrics", "embedded")}
     try:
         settings = Settings(policy="/p.yaml", state_dir=str(tmp_path), workers=2)
-        specs, embedded = gateway_specs(settings, sockets, lock=99)
+        specs, engines = gateway_specs(settings, sockets, lock=99)
         fds = {name: each.fileno() for name, each in sockets.items()}
         assert [spec.name for spec in specs] == ["controller", "worker-0", "worker-1"]
         assert specs[0].fds == (fds["admin"], fds["metrics"], 99)
         assert specs[2].fds == (fds["data"],)
         assert specs[2].argv[-4:] == ("--index", "1", "--data-fd", str(fds["data"]))
         assert [spec.drains_first for spec in specs] == [False, True, True]
-        assert embedded.fds == (fds["embedded"],)
+        assert [(spec.name, spec.fds) for spec in engines] == [("embedded", (fds["embedded"],)), ("scoring", ())]
+        assert engines[1].environment == specs[0].environment
     finally:
         for each in sockets.values():
             each.close()

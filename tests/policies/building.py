@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -10,7 +11,7 @@ from policies.compile import compile_policy, decode, encode
 from policies.load import Loaded
 from policies.plan import Features
 from policies.snapshot import Decision, NoRoute, Snapshot
-from tests.policies.golden import load_text
+from tests.policies.golden import FILES, load_text
 
 ACME, GLOBEX = "${file:keys/acme.sha256}", "${env:GLOBEX_SHA256}"
 ACME_DIGEST = sha256(b"acme's key").digest()
@@ -30,13 +31,13 @@ def policy(**more: Any) -> dict[str, Any]:
     return {"version": 1, "backends": [backend("small"), backend("big"), backend("huge")], "routes": [route()]} | more
 
 
-def loaded(values: dict[str, Any]) -> Loaded:
+def loaded(values: dict[str, Any], files: Mapping[str, bytes] = FILES) -> Loaded:
     """JSON is YAML."""
-    return load_text(json.dumps(values, ensure_ascii=False))
+    return load_text(json.dumps(values, ensure_ascii=False), files)
 
 
-def snapshot(values: dict[str, Any]) -> Snapshot:
-    found = loaded(values)
+def snapshot(values: dict[str, Any], files: Mapping[str, bytes] = FILES) -> Snapshot:
+    found = loaded(values, files)
     return compile_policy(decode(encode(found.policy)), found.version, found.files)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -33,14 +34,15 @@ ENVIRONMENT = {
 }
 
 
-def read(path: str) -> bytes:
-    if path not in FILES:
+def read(path: str, files: Mapping[str, bytes] = FILES) -> bytes:
+    if path not in files:
         raise FileNotFoundError(2, "No such file or directory", path)
-    return FILES[path]
+    return files[path]
 
 
-def load_text(text: bytes | str) -> Loaded:
-    return load(text.encode() if isinstance(text, str) else text, name="policy.yaml", read=read, env=ENVIRONMENT)
+def load_text(text: bytes | str, files: Mapping[str, bytes] = FILES) -> Loaded:
+    raw = text.encode() if isinstance(text, str) else text
+    return load(raw, name="policy.yaml", read=lambda path: read(path, files), env=ENVIRONMENT)
 
 
 def names(kind: str) -> list[str]:

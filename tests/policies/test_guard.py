@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from hashlib import sha256
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from policies.detector import CompiledDetector, DetectorError
+from policies.detector import SLOW_MAX, UNANSWERED, CompiledDetector, DetectorError
+from policies.errors import PolicyError
 from policies.failover import Single
 from policies.guard import Guard
 from policies.plan import Assess, Assessment, Features, Outcome, Refuse, Rule
@@ -15,6 +17,7 @@ from policies.schema_rules import Detector, Threshold
 from policies.snapshot import Snapshot
 from tests.policies.building import backend, policy, snapshot
 from tests.policies.golden import FILES
+from tests.policies.ood.tiny import slow_artifact
 from tests.policies.playing import FEATURES, INSIDE, NO_TEXT, OUTSIDE, REFUSED, SURE, UNSURE, Played, play
 
 ARTIFACT = "detectors/support.npz"
@@ -101,6 +104,7 @@ def test_a_calibration_may_go_by_what_the_guard_found() -> None:
 
 # The detector
 
+GUARDED = {"name": "chat", "matches": [{"models": ["chat"]}], "backend": "small", "guard": {"detector": "d", "when_ood": "flag"}}
 LIKE, UNLIKE = "please cancel my parcel today", "the mitochondria of a volcano and a sonnet"
 
 
@@ -160,20 +164,42 @@ def test_what_is_no_detector_or_has_too_few_texts_is_refused() -> None:
         CompiledDetector(Detector("d", ARTIFACT, threshold=Threshold(keep_percent=99.0)), FILES[ARTIFACT])
 
 
-def test_a_detector_that_takes_milliseconds_is_refused() -> None:
-    import numpy as np
+def test_a_detector_that_takes_milliseconds_is_only_judged_here() -> None:
+    found = CompiledDetector(Detector("d", ARTIFACT), slow_artifact())
+    assert (found.slow, found.digest) == (True, sha256(slow_artifact()).hexdigest())
+    assert found.judged(found.threshold(), 0.5) == Assessment("ok", found.threshold(), 0.5, True)
+    assert found.judged(found.threshold() + 0.01, 0.5).in_distribution is False
+    with pytest.raises(RuntimeError, match="process of its own"):
+        found.assess(LIKE)
+    quick = guarded()
+    assert (quick.detectors["d"].slow, quick.detectors["d"].digest, quick.slow_detectors) == (False, "", {})
+    slow = policy(backends=[backend("small")], routes=[GUARDED], detectors=[{"name": "d", "artifact": "slow.npz"}])
+    assert snapshot(slow, {"slow.npz": slow_artifact()}).slow_detectors == {"d": found.digest}
 
+
+def test_a_policy_has_few_of_them() -> None:
     from policies.ood.artifact import dumps, loads
-    from policies.ood.encoded import ENCODED, distances
 
-    fitted = loads(FILES[ARTIFACT])
-    classes = fitted.head.classes
-    vectors = np.random.default_rng(1).standard_normal((8 * classes, 4)).astype(np.float32)
-    encoded = distances(vectors, np.arange(8 * classes) % classes, np.zeros((5, classes), np.float32))
-    mix = np.concatenate([fitted.head.mix, np.zeros(len(ENCODED), np.float32)])
-    slow = replace(fitted, head=fitted.head._replace(encoded=encoded, mix=mix))
-    with pytest.raises(DetectorError, match="fit it with --pretrained table"):
-        CompiledDetector(Detector("d", ARTIFACT), dumps(slow))
+    files = {}
+    for number in range(SLOW_MAX + 1):
+        fitted = loads(slow_artifact())
+        files[f"{number}.npz"] = dumps(replace(fitted, facts=replace(fitted.facts, outliers=number)))
+    detectors = [{"name": f"d{number}", "artifact": name} for number, name in enumerate(files)]
+    detectors.append({"name": "again", "artifact": "0.npz"})
+    with pytest.raises(PolicyError) as caught:
+        snapshot(
+            policy(backends=[backend("small")], routes=[GUARDED | {"guard": {"detector": "d0", "when_ood": "flag"}}], detectors=detectors),
+            files,
+        )
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.message) == (f"detectors[{SLOW_MAX}].artifact", f"more than {SLOW_MAX} detectors need a sentence encoder")
+
+
+def test_what_was_not_answered_in_time_is_refused_as_such() -> None:
+    found = play(rule(when_unscored="refuse"), assessment=UNANSWERED)
+    assert isinstance(found.verdict, Refuse)
+    assert (found.verdict.status, found.verdict.kind, found.verdict.code) == (503, "server_error", "not_scored")
+    assert told(play(rule(when_unscored="to_last"), assessment=UNANSWERED)) == (["big"], "unscored", "ood")
 
 
 def test_numpy_is_loaded_with_the_first_detector_and_not_before() -> None:

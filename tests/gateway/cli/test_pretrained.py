@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli import pretrained
 from gateway.cli.main import main
+from gateway.scoring import pretrained
 from policies.ood import network
 from tests.gateway.cli.test_ood import write
 from tests.policies.ood.generated import examples, outsiders

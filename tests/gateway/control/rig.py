@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -93,6 +94,7 @@ class Hooks:
     def __init__(self) -> None:
         self.told: list[tuple[str, str]] = []
         self.objects: Callable[[Policy], str] = lambda policy: ""
+        self.unopened: list[str] = []
 
     def objection(self, policy: Policy) -> str:
         return self.objects(policy)
@@ -102,6 +104,10 @@ class Hooks:
 
     def preparing(self, policy: Policy) -> None:
         self.told.append(("preparing", policy.backends[0].model))
+
+    async def open_detectors(self, digests: Mapping[str, str], folder: str) -> list[str]:
+        self.told.append(("open_detectors", " ".join(f"{name}={digest} {os.listdir(folder)}" for name, digest in digests.items())))
+        return self.unopened
 
     def in_force(self, policy: Policy, version: str, files: Mapping[str, bytes]) -> None:
         self.told.append(("in_force", version))

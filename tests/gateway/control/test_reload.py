@@ -22,6 +22,7 @@ from policies.errors import PolicyError
 from policies.schema import Policy
 from tests.gateway.control.rig import Rig, policy_text, until
 from tests.policies.golden import NAMED
+from tests.policies.ood.tiny import slow_artifact
 
 
 @pytest.fixture
@@ -92,6 +93,25 @@ async def test_where_one_worker_fails_none_swaps_and_the_old_policy_stays(rig: R
     bad.fails = ""
     assert (await rig.reloader.reload()).result == "ok"
     assert rig.reloader.rejected is None
+
+
+async def test_slow_detectors_are_read_before_any_worker_prepares_or_nothing_changes(rig: Rig) -> None:
+    worker = rig.worker()
+    rig.write(policy_text())
+    await rig.reloader.start()
+    before = rig.reloader.version
+    detectors = "detectors: [{name: d, artifact: d.npz}]\n"
+    (rig.path.parent / "d.npz").write_bytes(slow_artifact())
+    rig.write(policy_text().replace("backend: small}", "backend: small, guard: {detector: d, when_ood: flag}}") + detectors)
+    rig.hooks.unopened = ["detector d: the encoder is not installed"]
+    outcome = await rig.reloader.reload()
+    assert (outcome.result, rig.reloader.version) == ("rejected", before)
+    assert "the encoder is not installed" in str(outcome.problems[0])
+    assert len([each for each in worker.orders() if each[0] == "Prepare"]) == 1, "no worker was asked"
+    rig.hooks.unopened = []
+    assert (await rig.reloader.reload()).result == "ok"
+    digest = hashlib.sha256(slow_artifact()).hexdigest()
+    assert rig.hooks.told[-2:] == [("open_detectors", f"d={digest} ['{digest}']"), ("in_force", rig.reloader.version)]
 
 
 async def test_a_worker_that_does_not_answer_fails_the_reload_one_that_dies_does_not(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import struct
+from functools import cache
 
 import numpy as np
 
-from .generated import _FILLER, _OTHER, _THINGS, _VERBS
+from policies.ood.artifact import dumps
+from policies.ood.encoder import Encoder
+from policies.ood.fit import fit
+
+from .generated import _FILLER, _OTHER, _THINGS, _VERBS, examples
 
 WIDTH = 24
 _LAYERS = 2
@@ -56,3 +61,14 @@ def weights(of: dict[str, np.ndarray] | None = None) -> bytes:
         body += data
     head = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
     return struct.pack("<Q", len(head)) + head + body
+
+
+@cache
+def encoder() -> Encoder:
+    return Encoder(weights(), VOCABULARY)
+
+
+@cache
+def slow_artifact(seed: int = 1) -> bytes:
+    """A detector that needs the tiny encoder."""
+    return dumps(fit(examples(160, seed), examples(100, 2), encoder=encoder()).detector)
