@@ -26,7 +26,7 @@ from policies.plan import Assessment
 log = logging.getLogger(__name__)
 
 DEADLINE_S = 0.25
-"""A request waits so long for its score. A text takes some 5 to 20 ms."""
+"""A request waits so long for its score. A text takes some 5 to 70 ms, by its length and by how busy the machine is."""
 WAITING_MAX = 64
 """Questions of one worker that are under way: what stands behind so many would come too late."""
 SEND_BUFFER_BYTES_MAX = 1024 * 1024
