@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
-import pytest
 
 from gateway.scoring.pretrained import PACKAGE
 from policies.ood.artifact import dumps, loads
@@ -140,12 +139,3 @@ async def test_a_reload_brings_it_and_one_that_it_cannot_have_changes_nothing(tm
         await eventually(refused, 40)
         assert (await found.ask_admin("/status"))["version"] == guarded
         assert await scored(found) == "false"
-
-
-async def test_without_the_package_it_does_not_start_and_says_why(tmp_path: Path) -> None:
-    if __import__("importlib.util").util.find_spec(PACKAGE) is not None:
-        pytest.skip("the real package is installed")
-    async with standin(speaks("hello")) as small:
-        with pytest.raises(AssertionError, match="the pretrained table and encoder are not installed: pip install"):
-            async with gateway(GUARDED.replace("SMALL", small.url), files={"d.npz": slow_artifact()}, check=False):
-                pass
