@@ -301,5 +301,8 @@ class ClientConnection:
         ticket, reused = self._ticket, self.served > 0
         received = self._head_bytes > 0
         self.abort()
+        if kind == "closed" and reused:
+            # It was the one used last. Whoever tries again must not meet the next that the backend has closed meanwhile.
+            self._pool.drop_idle()
         if ticket is not None:
             ticket.fail(WireFailure(kind, f"{self._pool.address}: {message}", sent=True, received=received, reused=reused))

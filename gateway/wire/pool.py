@@ -150,8 +150,7 @@ class Pool:
         served, on a connection of its own."""
         self._closed = True
         self._ticker.unregister(self._sweep)
-        while self._idle:
-            self._idle[-1].abort()
+        self.drop_idle()
 
     async def abort(self) -> None:
         """Close and cut off everything; requests under way fail as `closed` or `truncated`, those without a connection unheard."""
@@ -187,6 +186,11 @@ class Pool:
         return cast(asyncio.Protocol, ClientConnection(self))
 
     # For ClientConnection, and for tests that bring their own
+
+    def drop_idle(self) -> None:
+        """Close the idle connections; requests under way go on."""
+        while self._idle:
+            self._idle[-1].abort()
 
     def adopt(self, connection: ClientConnection) -> None:
         """A connection that was opened for this pool."""

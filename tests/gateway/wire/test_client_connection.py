@@ -206,6 +206,24 @@ def test_a_reset_does_not_end_such_a_body() -> None:
     assert asked.listener.failure.kind == "truncated"
 
 
+def test_a_kept_connection_that_was_closed_takes_the_other_idle_ones_with_it() -> None:
+    rig = PoolRig()
+    used, _ = rig.connection()
+    first, second, busy = Listener(), Listener(), Listener()
+    rig.pool.request(REQUEST, first, connect_timeout_s=1.0)
+    used.data_received(LENGTH)
+    working, _ = rig.connection()
+    rig.pool.request(REQUEST, busy, connect_timeout_s=1.0)
+    _, other = rig.connection()
+    rig.pool._idle.reverse()  # the used one goes first
+    rig.pool.request(REQUEST, second, connect_timeout_s=1.0)
+    used.connection_lost(None)
+    assert second.failure is not None
+    assert second.failure.reused
+    assert (other.aborted, rig.pool.idle) == (True, 0), "a retry must not meet a connection that is as old"
+    assert working._ticket is not None, "what is under way goes on"
+
+
 @pytest.mark.parametrize("data", [b"", b"HTTP/1.1 2", LENGTH[:-1], CHUNKED[:-1], CHUNKED[:-20], b"HTTP/1.1 100 Continue\r\n\r\n"])
 @pytest.mark.parametrize("reused", [False, True])
 def test_a_connection_that_closes_too_early(data: bytes, reused: bool) -> None:
