@@ -169,6 +169,9 @@ def difference(mine: Outcome, peer: Outcome) -> str:
         # The head is read again without it, which trims a list that ends in nothing.
         headers = {name: value for name, value in headers.items() if name not in DECLINED}
         joined = {name: value.rstrip() for name, value in joined.items()}
+    coding = b"transfer-encoding"
+    if coding in headers:  # h11 hands it on in lower case
+        headers = headers | {coding: headers[coding].lower()}
     return "" if headers == joined else "headers"
 
 
