@@ -277,10 +277,7 @@ class Exchange:
         if audit is None or not audit.asks:
             self.body.drop()
         self._rendered.clear()
-        if self.order.content is not None:
-            self.order.content.response(held)
-        if audit is not None:
-            audit.heard(held)
+        self._given(held)
         if leg.reader is None:
             self.code = 200
             reply.send(200, self._head(b"application/json", leg.target.backend.name), held)
@@ -300,8 +297,11 @@ class Exchange:
             leg.call.pause_reading()
 
     def _pass_on(self, data: bytes) -> None:
-        """The answer goes on, and is kept for its record or compared by its audit."""
         self._reply.write(data)
+        self._given(data)
+
+    def _given(self, data: bytes) -> None:
+        """The client is given more of its answer: kept for its record, compared by its audit."""
         if self.order.content is not None:
             self.order.content.response(data)
         if self._audit is not None:
@@ -313,10 +313,7 @@ class Exchange:
             assert self._audit is not None
             self._audit.finished(leg, tail, None)
             return
-        if self.order.content is not None:
-            self.order.content.response(tail)
-        if self._audit is not None:
-            self._audit.heard(tail)
+        self._given(tail)
         self.code = 200
         self._reply.end(tail)
         self._close()

@@ -54,7 +54,7 @@ class Replica:
             length += len(part)
         # Joined, since formatting the parts costs three times as much.
         head = b"".join((self._before_path, ask.path, self._after_path, ask.headers, b"content-length: %d\r\n\r\n" % length))
-        return (head, *body) if len(body) > 1 else (head, body[0])
+        return (head, *body)
 
     def usable(self, now: float) -> bool:
         breaker = self.breaker
