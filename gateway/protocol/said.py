@@ -12,6 +12,7 @@ from typing import Any, Final, final
 import msgspec
 
 from gateway.protocol.sse import BOM, EventSplitter, event_data
+from gateway.protocol.stripping import UNREADABLE
 from policies.agreement import Said
 from policies.plan import Endpoint
 
@@ -90,9 +91,6 @@ _MESSAGE: Final = msgspec.json.Decoder(_MessageReply)
 _MESSAGE_EVENT: Final = msgspec.json.Decoder(_MessageEvent)
 
 
-_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
-
 class _Gathering:
     """Text and tool calls, as they come."""
 
@@ -151,7 +149,7 @@ class SaidReader:
                     said = event_data(event.removeprefix(BOM))
                     if said is not None and said != b"[DONE]":
                         self._take_event(said)
-            except _UNREADABLE:
+            except UNREADABLE:
                 self._unreadable = True
             self._size = self._gathering.size + len(splitter.tail)
         if self._size > COMPARED_BYTES_MAX:
@@ -164,7 +162,7 @@ class SaidReader:
         if self._whole:
             try:
                 self._take_whole(b"".join(self._whole))
-            except _UNREADABLE:
+            except UNREADABLE:
                 self._unreadable = True
             self._whole = []
         return None if self.too_long or self._unreadable else self._gathering.said()

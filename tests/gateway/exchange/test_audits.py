@@ -281,6 +281,18 @@ def test_beyond_so_many_at_once_it_is_left_out(monkeypatch: pytest.MonkeyPatch) 
     assert audit(accepted_rig()) == AuditRecord(ACCEPTED, "big", None, "busy")
 
 
+def test_an_answer_that_nothing_is_compared_with_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+    monkeypatch.setattr(audits.SaidReader, "feed", lambda reader, data: read.append(data))
+    accepted_rig(n=2)
+    with monkeypatch.context() as full:
+        full.setattr(audits, "AUDITED_MAX", 0)
+        accepted_rig()
+    assert read == [], "every chunk of it would be parsed for nothing, and just when there is most to do"
+    accepted_rig()
+    assert b"yes" in b"".join(read)
+
+
 def test_several_choices_are_not_compared() -> None:
     rig = Rig(plan(), stream=False, n=2)
     rig.call().reply(200, JSON, whole("yes", -0.1))
