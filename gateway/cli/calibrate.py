@@ -38,9 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--prefix-tokens", type=whole(1, 131_072), help="judge the first N tokens of the evidence, as a hold of N does (default: all)"
     )
     cascade.add_argument(
-        "--tokens", choices=("content", "tool_arguments", "all"), default="content", help="the tokens that the evidence is of"
+        "--tokens", choices=("content", "tool_arguments", "all"), help="the tokens that the evidence is of (default content)"
     )
-    cascade.add_argument("--evidence", choices=("logprobs", "logits"), default="logprobs", help="what evidence holds (default logprobs)")
+    cascade.add_argument("--evidence", choices=("logprobs", "logits"), help="what evidence holds (default logprobs)")
     cascade.add_argument("--seed", type=whole(0, 2**31), default=0, help="of the random halves, where there is no --train")
     add_admin_options(cascade)
     add_output(cascade)
@@ -50,22 +50,24 @@ def run(args: argparse.Namespace) -> int:
     recorded = args.source == "records"
     if not recorded and not args.data:
         raise CommandError("--data is missing: JSONL of pairs; or take the lines --from records", USAGE)
+    if not recorded and args.route is not None:
+        raise CommandError("--route has no meaning without --from records: the lines of --data are of no route", USAGE)
     try:
         cost = _cost(args.cost)
         terms = procedure.Terms(args.epsilon, args.confidence, *cost, "agreement" if recorded else "quality")
         terms.check()
     except CalibrationError as error:
         raise CommandError(str(error), USAGE) from error
-    binding = Binding(backend=args.backend, prefix_tokens=args.prefix_tokens, tokens=args.tokens, evidence=args.evidence)
     lines = ""
     try:
         if recorded:
             data, binding, lines = from_records(args)
         else:
-            data = _read(args.data, args)
-        train = _read(args.train, args) if args.train else None
+            binding = _binding(args)
+            data = _read(args.data, binding)
+        train = _read(args.train, binding) if args.train else None
         found = procedure.calibrate(data, train, terms, binding, args.seed)
-        judged = procedure.evaluate(found, _read(args.evaluate, args)) if args.evaluate else None
+        judged = procedure.evaluate(found, _read(args.evaluate, binding)) if args.evaluate else None
     except CalibrationError as error:
         raise CommandError(str(error)) from error
     written = _write(Path(args.out), found) if args.out else []
@@ -92,10 +94,16 @@ def _cost(text: str) -> tuple[float, float]:
     return found["small"], found["large"]
 
 
-def _read(name: str, args: argparse.Namespace) -> pairs.Pairs:
+def _binding(args: argparse.Namespace) -> Binding:
+    return Binding(
+        backend=args.backend, prefix_tokens=args.prefix_tokens, tokens=args.tokens or "content", evidence=args.evidence or "logprobs"
+    )
+
+
+def _read(name: str, binding: Binding) -> pairs.Pairs:
     try:
         with open(name, "rb") as lines:
-            return pairs.read(lines, name, logits=args.evidence == "logits", prefix_tokens=args.prefix_tokens)
+            return pairs.read(lines, name, logits=binding.evidence == "logits", prefix_tokens=binding.prefix_tokens)
     except OSError as error:
         raise CommandError(f"cannot read {name}: {error.strerror}") from error
 

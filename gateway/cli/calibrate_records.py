@@ -24,7 +24,7 @@ def from_records(args: argparse.Namespace) -> tuple[Pairs, Binding, str]:
     Raises:
         CommandError: They are no fair sample, or there are none.
     """
-    given = [name for name in ("data", "train", "backend", "prefix_tokens") if getattr(args, name) is not None]
+    given = [name for name in ("data", "train", "backend", "prefix_tokens", "tokens", "evidence") if getattr(args, name) is not None]
     if given:
         raise CommandError(f"--{given[0].replace('_', '-')} has no meaning with --from records: the policy in force says it", USAGE)
     if not args.route:

@@ -92,6 +92,18 @@ def test_audits_make_a_calibration(admin: Admin, tmp_path: Path, capsys: pytest.
     assert made.binding == calibrated.Binding("small", "calibrated", 24, "content", "logprobs")
 
 
+def test_other_lines_are_judged_by_as_many_tokens_as_the_stage_holds(
+    admin: Admin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = audited_policy(accepted_percent=100, deferred_percent=100)
+    serve(admin, found, list(traffic(found.version, 4_000, 3)))
+    others = tmp_path / "others.jsonl"
+    line = {"evidence": {"logprobs": [-0.01] * 24 + [-5.0] * 24}, "quality": {"small": 1, "large": 1}}
+    others.write_text(f"{json.dumps(line)}\n" * 10, encoding="utf-8")
+    assert main([*CALIBRATE, "--evaluate", str(others), "--output", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["evaluation"]["deferred"] == 0.0
+
+
 @pytest.mark.parametrize(
     ("audit", "records", "said"),
     [
@@ -120,6 +132,8 @@ def test_what_is_no_fair_sample_is_refused(
     [
         (["--backend", "small"], 2, "--backend has no meaning with --from records"),
         (["--prefix-tokens", "3"], 2, "--prefix-tokens has no meaning"),
+        (["--tokens", "all"], 2, "--tokens has no meaning"),
+        (["--evidence", "logits"], 2, "--evidence has no meaning"),
         (["--route", ""], 2, "needs --route"),
         (["--route", "nowhere"], 2, "no route 'nowhere'"),
         (["--route", "plain"], 2, "no route 'plain'"),
@@ -143,3 +157,5 @@ def test_a_cascade_of_several_stages_is_not_supported(admin: Admin, capsys: pyte
 def test_without_data_nothing_is_calibrated(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", "cascade", "--cost", "small=0.1,large=1"]) == 2
     assert "--data is missing" in capsys.readouterr().err
+    assert main(["calibrate", "cascade", "--cost", "small=0.1,large=1", "--data", "pairs.jsonl", "--route", "chat"]) == 2
+    assert "--route has no meaning without --from records" in capsys.readouterr().err
