@@ -25,5 +25,5 @@ def test_an_error_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that is refused is cheap, and would be within any budget."""
     monkeypatch.setattr(interpreter, "HOLD_ROUNDS", 1)
     monkeypatch.setattr(interpreter, "request", lambda *, stream: b"GET /nowhere HTTP/1.1\r\nHost: h\r\n\r\n")
-    with pytest.raises(SystemExit, match="does not work: b'HTTP/1.1 40"):
+    with pytest.raises(SystemExit, match=r"does not work: b'HTTP/1.1 40"):
         interpreter.measured()
