@@ -52,6 +52,7 @@ COMPILED = [
     "gateway/upstream/replica.py",
     "gateway/upstream/replicas.py",
     "gateway/upstream/retry.py",
+    "gateway/wire/chunked.py",
     "gateway/wire/client_connection.py",
     "gateway/wire/heads.py",
     "gateway/wire/known_head.py",

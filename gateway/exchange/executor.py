@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from asyncio import TimerHandle
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from gateway.errors import ApiError
 from gateway.exchange.failure import RETRY_AFTER_S, api_error, retry_lines
@@ -32,7 +32,7 @@ from policies.plan import CALLS_MAX, Answer, Assess, Assessment, Call, CallError
 if TYPE_CHECKING:
     from gateway.exchange.audits import Audit
 
-log = logging.getLogger(__name__)
+log: Final = logging.getLogger(__name__)
 
 
 @final

@@ -9,7 +9,7 @@ from typing import Final
 from gateway.errors import ApiError
 from policies.plan import CallError, ErrorKind
 
-RETRY_AFTER_S = 1.0
+RETRY_AFTER_S: Final = 1.0
 """Advice to a client that was turned away for want of room."""
 
 
@@ -18,7 +18,7 @@ def retry_lines(seconds: float) -> bytes:
     return b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (max(1, math.ceil(seconds)), max(1, round(seconds * 1000)))
 
 
-NO_RETRY = b"x-should-retry: false\r\n"
+NO_RETRY: Final = b"x-should-retry: false\r\n"
 """A retry would make a backend that is still at work do the same again."""
 
 
@@ -31,7 +31,7 @@ WORDS: Final[Mapping[ErrorKind, str]] = {
 }
 """What the client is told where the error's own message says more than it should know (addresses, limits); that one is in the
 call's record."""
-CREDENTIALS_REFUSED = frozenset({401, 403, 407})
+CREDENTIALS_REFUSED: Final = frozenset({401, 403, 407})
 """Statuses that are about the gateway's own key, which some backends quote."""
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.protocol.body import Body
 from gateway.wire.request import Request
 from policies import schema
 from policies.plan import Features
 from policies.snapshot import Needs
 
-NO_LABELS: dict[str, str] = {}
+NO_LABELS: Final[dict[str, str]] = {}
 
 
 def features(exchange_id: str, request: Request, body: Body, key: schema.Key | None, needs: Needs) -> Features:

@@ -6,18 +6,18 @@ Time is an argument. Each worker goes by its own calls.
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import Final, final
 
-KEPT = 256
+KEPT: Final = 256
 """Times of a backend's latest first calls that its percentiles are read from."""
-KNOWN_MIN = 20
+KNOWN_MIN: Final = 20
 """With fewer there is no usual time yet, and no second call."""
-SORTED_EVERY = 16
+SORTED_EVERY: Final = 16
 """Times that come before the percentiles are read anew."""
-SAVED_MAX = 10.0
+SAVED_MAX: Final = 10.0
 """Second calls that a quiet time may save up for a bad one."""
 
-SHARES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+SHARES: Final = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 
 @final

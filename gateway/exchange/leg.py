@@ -5,7 +5,7 @@ before it judges, and, once it is the answer, straight on to the client.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from gateway.protocol.errors import read_error, read_error_names
 from gateway.protocol.evidence import EvidenceReader, read_evidence
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from gateway.exchange.executor import Exchange
     from gateway.exchange.snapshot import Target
 
-REPLY_BYTES_MAX = 64 * 1024 * 1024
+REPLY_BYTES_MAX: Final = 64 * 1024 * 1024
 """A whole (not streamed) reply, and what is held of a streamed one."""
 
-_NO_HEADERS: dict[bytes, bytes] = {}
+_NO_HEADERS: Final[dict[bytes, bytes]] = {}
 
-REQUEST_FAULTS = frozenset({400, 405, 409, 411, 413, 414, 415, 416, 422, 431})
+REQUEST_FAULTS: Final = frozenset({400, 405, 409, 411, 413, 414, 415, 416, 422, 431})
 """Statuses by which a backend refuses the request itself: another one would say the same."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from msgspec.structs import replace
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gateway.exchange.executor import Exchange
     from gateway.exchange.leg import Leg
 
-CONTENT_BYTES_MAX = 256 * 1024
+CONTENT_BYTES_MAX: Final = 256 * 1024
 """Of the request and of the response, each, that a record keeps."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import final
+from typing import Final, final
 
 import msgspec
 
@@ -18,9 +18,9 @@ from policies import schema
 from policies.plan import RouteState
 from policies.snapshot import Snapshot
 
-_NUMBERS = itertools.count(1)
+_NUMBERS: Final = itertools.count(1)
 
-PREPARED_MAX = 4
+PREPARED_MAX: Final = 4
 """Prepared versions waiting for their swap: a controller that never swaps must not pile them up."""
 
 

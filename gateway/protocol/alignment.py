@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from itertools import accumulate
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from gateway.protocol.reply_shapes import TOKEN_BYTES, WholeChoice, WrittenEntry
 from policies.plan import TokenKind
 
-_UNEVEN = bytes([each for each in range(256) if not 0x21 <= each <= 0x7E])
+_UNEVEN: Final = bytes([each for each in range(256) if not 0x21 <= each <= 0x7E])
 """Blanks, which parsers of tool calls write anew, and all beyond ASCII, of which a token may hold a part."""
 
 

@@ -7,7 +7,7 @@ from there. Two keys that are the same after unescaping are refused: what was au
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -27,18 +27,18 @@ from gateway.protocol.prompt import affinity, prompt_chars, prompts
 from gateway.protocol.spans import Edit, RepeatedNameError, spliced, walk
 from policies.plan import Endpoint, Evidence
 
-FIELDS_MAX = 256
+FIELDS_MAX: Final = 256
 """Top-level fields of a body."""
-MODEL_CHARS_MAX = 256
-STREAM_OPTIONS_BYTES_MAX = 1024
+MODEL_CHARS_MAX: Final = 256
+STREAM_OPTIONS_BYTES_MAX: Final = 1024
 """They are decoded again later, from further down the stack: so short, they cannot be nested too deeply for that."""
-RESPONSES_LOGPROBS = "message.output_text.logprobs"
+RESPONSES_LOGPROBS: Final = "message.output_text.logprobs"
 """How `/v1/responses` is asked for them, in `include`."""
 
-_SPACE = b" \t\r\n"
+_SPACE: Final = b" \t\r\n"
 
 
-_encode = msgspec.json.encode
+_encode: Final = msgspec.json.encode
 
 
 class Body:

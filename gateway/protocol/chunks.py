@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from gateway.protocol.chunk_shapes import CHUNK, COUNTED_CHUNK, OBJECT, ODD_CHUNK, SCORED_CHUNK, Chunk, CountedChoice, TextChoice
 from gateway.protocol.evidence import EvidenceReader
-from gateway.protocol.learned import Learned, inside_string, learn
+from gateway.protocol.learned import Learned, learn
 from gateway.protocol.reader import StreamReader
 from gateway.protocol.spans import numbers_only
 from gateway.protocol.stripping import LOGPROBS_NAME, UNREADABLE, strip, strip_event
 from policies.scores import UNAVAILABLE, Scores
 
-CHOICES_MAX = 4096
+CHOICES_MAX: Final = 4096
 """Choices of one stream."""
-LEARNINGS_MAX = 100
+LEARNINGS_MAX: Final = 100
 """Times that a stream is learned anew: some engines put the second into every chunk."""
-DONE = b"data: [DONE]\n\n"
+DONE: Final = b"data: [DONE]\n\n"
 
 
 class ChunkStream(StreamReader):
@@ -85,13 +87,7 @@ class ChunkStream(StreamReader):
             return self._feed_parsed(data)
         if learned.middle_bytes:
             return self._feed_alike(learned, data)
-        if (  # a single event, which is a third quicker so
-            data.endswith(learned.after)
-            and data.startswith(learned.before)
-            and inside_string(data, learned.before_bytes, len(data) - learned.after_bytes) is not None
-        ) or learned.all_alike(data):
-            return data
-        return self._feed_parsed(data)
+        return data if learned.all_alike(data) else self._feed_parsed(data)
 
     def _feed_parsed(self, data: bytes) -> bytes:
         out = super().feed(data)

@@ -29,7 +29,7 @@ REASONING: Final = "reasoning"
 FINISH: Final = b'"finish_reason'
 """What bytes that are no log-probabilities must not have within them to be taken for them nevertheless."""
 
-PENDING_MAX = 1_024
+PENDING_MAX: Final = 1_024
 """Chunks of one choice that have evidence before any of its text has shown what it is of; more are taken for content."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from gateway.protocol.chunk_shapes import TEXT_CHUNK, TextChoice
 from gateway.protocol.evidence import ARGUMENTS, CALL, CONTENT, FINISH, REASONING, kind_of
@@ -10,14 +11,16 @@ from gateway.protocol.spans import RepeatedNameError, fields
 from gateway.protocol.sse import event_data
 from gateway.protocol.stripping import LOGPROBS_NAME, NOTHING, UNREADABLE, choices, cut, removal, strip, strip_event
 
-_TEXT = re.compile(rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+')
+_TEXT: Final = re.compile(rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+')
 """What may stand between the quotes of a JSON string; escaped surrogates, which must come in pairs, are left to the parser."""
-inside_string, text_at = _TEXT.fullmatch, _TEXT.match
-_PLAIN_BYTES_MAX = 64
+text_at: Final = _TEXT.match
+_PLAIN_BYTES_MAX: Final = 64
 """Of a text that are looked at one by one, which is quicker than the pattern for a token or two."""
-_QUOTE, _BACKSLASH, _SPACE = 0x22, 0x5C, 0x20
+_QUOTE: Final = 0x22
+_BACKSLASH: Final = 0x5C
+_SPACE: Final = 0x20
 
-_STARTS = (
+_STARTS: Final = (
     (b'"content":"', CONTENT),
     (b'"text":"', CONTENT),
     (b'"reasoning":"', REASONING),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from gateway.protocol.errors import error_message
 from gateway.protocol.sse import BOM, EventSplitter, event_data, is_line_end
 from gateway.protocol.usage import Usage
 from policies.scores import UNAVAILABLE, Scores
 
-EVENT_BYTES_MAX = 8 * 1024 * 1024
+EVENT_BYTES_MAX: Final = 8 * 1024 * 1024
 """One event of a stream; a larger one breaks it."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -13,14 +13,14 @@ Edit: TypeAlias = tuple[int, int, bytes]
 Field: TypeAlias = tuple[str, int, int, int]
 """A field of an object: its name, unescaped; where its name begins; where its value begins, and ends."""
 
-_NAME = re.compile(rb'[ \t\r\n]*("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\r\n]*:[ \t\r\n]*')
-_BLANKS = re.compile(rb"[ \t\r\n]*")
-_AFTER_VALUE = re.compile(rb"[ \t\r\n]*([,}\]])")
-_NO_NUMBER = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|-?(?:NaN|Infinity)')
+_NAME: Final = re.compile(rb'[ \t\r\n]*("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\r\n]*:[ \t\r\n]*')
+_BLANKS: Final = re.compile(rb"[ \t\r\n]*")
+_AFTER_VALUE: Final = re.compile(rb"[ \t\r\n]*([,}\]])")
+_NO_NUMBER: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|-?(?:NaN|Infinity)')
 
-_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
-_NAME_TEXT = msgspec.json.Decoder(str)
+_FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_NAME_TEXT: Final = msgspec.json.Decoder(str)
 
 
 class RepeatedNameError(ValueError):

@@ -6,11 +6,13 @@ A line ends with LF, CRLF or CR, in any mixture; an event ends with a blank line
 from __future__ import annotations
 
 import re
+from typing import Final
 
-BOM = b"\xef\xbb\xbf"
+BOM: Final = b"\xef\xbb\xbf"
 
-_EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
-_CR, _LF = 0x0D, 0x0A
+_EVENT_END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+_CR: Final = 0x0D
+_LF: Final = 0x0A
 
 
 class EventSplitter:

@@ -22,8 +22,9 @@ UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What comes of bytes that are not the JSON that they should be."""
 LOGPROBS_NAME: Final = b'"logprobs"'
 
-_LIST = b'"top_logprobs":['
-_OBJECT, _ARRAY = 0x7B, 0x5B
+_LIST: Final = b'"top_logprobs":['
+_OBJECT: Final = 0x7B
+_ARRAY: Final = 0x5B
 
 
 def strip(data: bytes, keep: int) -> bytes:

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import final
+from typing import Final, final
 
 from msgspec.structs import replace
 
@@ -33,20 +33,20 @@ from policies.hashing import CONTENT_RULE, sample
 from policies.plan import Endpoint
 from policies.snapshot import Decision, NoRoute
 
-log = logging.getLogger(__name__)
+log: Final = logging.getLogger(__name__)
 
-ENDPOINTS: dict[bytes, Endpoint] = {
+ENDPOINTS: Final[dict[bytes, Endpoint]] = {
     b"/v1/chat/completions": "chat",
     b"/v1/completions": "completions",
     b"/v1/embeddings": "embeddings",
     b"/v1/responses": "responses",
     b"/v1/messages": "messages",
 }
-MODELS = b"/v1/models"
-KNOWN_PATHS = (*ENDPOINTS, MODELS, b"/health/live", b"/health/ready")
-NEVER_ZERO = 1 << 192 | 1 << 64 | 1
+MODELS: Final = b"/v1/models"
+KNOWN_PATHS: Final = (*ENDPOINTS, MODELS, b"/health/live", b"/health/ready")
+NEVER_ZERO: Final = 1 << 192 | 1 << 64 | 1
 """An id of zeros means "none" to a tracer."""
-SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+SANE_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 @final

@@ -7,12 +7,12 @@ cumulative values: sending them twice, or after a gap, changes nothing, so a res
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import final
+from typing import Final, final
 
 from gateway.telemetry.catalog import CATALOG, Metric
 from gateway.telemetry.sample import Sample
 
-SERIES_MAX = 20_000
+SERIES_MAX: Final = 20_000
 """Children of one worker. Labels come from the policy file alone, so this is a fuse, not a working limit."""
 
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 import re
-from typing import final
+from typing import Final, final
 
-TRACESTATE_BYTES_MAX = 512
+TRACESTATE_BYTES_MAX: Final = 512
 """A longer `tracestate` is dropped; the specification asks for at least so much."""
 
-_TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[\x21-\x7e]*)?").fullmatch
-_TRACESTATE = re.compile(rb"[\x20-\x7e\t]+").fullmatch
-_NO_TRACE = b"0" * 32
-_NO_SPAN = b"0" * 16
-_RANDOM_DIGITS = 14
+_TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[\x21-\x7e]*)?").fullmatch
+_TRACESTATE: Final = re.compile(rb"[\x20-\x7e\t]+").fullmatch
+_NO_TRACE: Final = b"0" * 32
+_NO_SPAN: Final = b"0" * 16
+_RANDOM_DIGITS: Final = 14
 """The right-hand 56 bits of a trace id are the random ones, whoever made it."""
-_BEYOND = "g"
+_BEYOND: Final = "g"
 """Sorts after every hex digit."""
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
-LOAD_BOUND_RATIO = 1.25
+LOAD_BOUND_RATIO: Final = 1.25
 """How far above the average a replica's load may go before a prompt is sent to the next one in its order."""
 
-_MASK = (1 << 64) - 1
+_MASK: Final = (1 << 64) - 1
 
 
 class Candidate(Protocol):

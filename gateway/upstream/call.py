@@ -26,7 +26,7 @@ ANSWERED: Final = 4
 """The reply goes to the receiver."""
 OVER: Final = 5
 
-REFUSAL_BYTES_MAX = 64 * 1024
+REFUSAL_BYTES_MAX: Final = 64 * 1024
 """A refusal's body is read to its end up to here, then its connection is closed instead."""
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import final
+from typing import Final, final
 
 from policies.schema import Retries
 
-BUDGET_WINDOW_S = 10
-BUDGET_FLOOR_PER_S = 10
+BUDGET_WINDOW_S: Final = 10
+BUDGET_FLOOR_PER_S: Final = 10
 """Retries that are allowed however few calls there are: without them a quiet backend could never retry."""
-RETRY_AFTER_MAX_S = 5.0
+RETRY_AFTER_MAX_S: Final = 5.0
 """A backend that asks for a longer pause is not waited for: its answer is passed on, and the client hears the same advice."""
-BACKOFF_MAX_S = 5.0
+BACKOFF_MAX_S: Final = 5.0
 
 
 @final

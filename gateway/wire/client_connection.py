@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, cast, final
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast, final
 
 import httptools
 
 from gateway.wire.base import FailureKind, WireFailure
+from gateway.wire.chunked import whole_chunks
 from gateway.wire.heads import fields_bytes, has_no_body
 from gateway.wire.known_head import learn
 
 if TYPE_CHECKING:
     from gateway.wire.pool import Pool, PoolTicket
 
-COPY_BYTES_MAX = 64 * 1024
+COPY_BYTES_MAX: Final = 64 * 1024
 """Up to here a request's parts are joined for one write; above, the copy costs more than the system call that it saves."""
 
-_TOLD: dict[bytes, bytes] = {}
+_TOLD: Final[dict[bytes, bytes]] = {}
 """In place of a head that the receiver has: an open stream need not keep it."""
 
 
@@ -36,6 +37,7 @@ class ClientConnection:
     a fault."""
 
     __slots__ = (
+        "_between",
         "_body",
         "_complete",
         "_fault",
@@ -97,6 +99,8 @@ class ClientConnection:
         self._quiet = 0
         """Read since the last byte of the body: httptools buffers a trailer, however long, and says nothing."""
         self._head_done = self._head_told = self._complete = False
+        self._between = False
+        """The parser has had a chunk, and nothing of the next."""
 
     @property
     def usable(self) -> bool:
@@ -167,10 +171,16 @@ class ClientConnection:
             if first and pool.known is not None and (whole := pool.known.body(data)) is not None:
                 self._take_known(ticket, pool.known.headers(whole), whole)
                 return
+        elif self._between and (chunks := whole_chunks(data)) is not None:
+            self._quiet = 0
+            ticket.receiver.response_body(chunks)
+            return
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
             fault = self._fault or str(error)
+        if self._between and not data.endswith(b"\r\n"):  # the next one's length has begun
+            self._between = False
         if not self._head_told:
             if not self._head_done:
                 if fault is None and self._head_bytes > self._pool.limits.head_bytes_max:
@@ -268,6 +278,12 @@ class ClientConnection:
             self._reusable = self._parser.should_keep_alive()
         else:
             self._until_close = coding is None and b"content-length" not in headers and not has_no_body(status)
+
+    def on_chunk_header(self) -> None:
+        self._between = False
+
+    def on_chunk_complete(self) -> None:
+        self._between = True
 
     def on_message_complete(self) -> None:
         if self._interim:

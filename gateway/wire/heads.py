@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
+from typing import Final
 
 # Of RFC 9110; Python's follow only in later versions.
-_PHRASES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
-_STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, status.phrase).encode()) for status in HTTPStatus}
+_PHRASES: Final = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
+_STATUS_LINES: Final = {
+    int(status): b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, status.phrase).encode()) for status in HTTPStatus
+}
 
 # RFC 3986 section 3.2: a registered name, IPv4 or bracketed address, and a port. No user information, no empty host.
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 
 
 def status_line(status: int) -> bytes:

@@ -8,10 +8,10 @@ whatever differs by one byte, or does not come whole in one read, goes to the pa
 from __future__ import annotations
 
 import re
-from typing import final
+from typing import Final, final
 
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
-_DIGITS_MAX = 10
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
+_DIGITS_MAX: Final = 10
 
 
 @final

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl as tls
 from collections.abc import Sequence
-from typing import cast, final
+from typing import Final, cast, final
 
 from gateway.tasks import TaskGroup
 from gateway.wire.base import ClientLimits, Receiver, WireFailure
@@ -30,7 +30,7 @@ class _Deaf:
         pass
 
 
-_DEAF = _Deaf()
+_DEAF: Final = _Deaf()
 
 
 @final

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from gateway.wire.base import Observer
 from gateway.wire.heads import has_no_body, status_line
@@ -12,11 +12,11 @@ from gateway.wire.request import Request
 if TYPE_CHECKING:
     from gateway.wire.server_connection import ServerConnection
 
-COPY_BYTES_MAX = 64 * 1024
+COPY_BYTES_MAX: Final = 64 * 1024
 """Up to here pieces are joined for one write; above, the copy costs more than the system call that it saves."""
 
 
-_CHUNK_HEADS = tuple(b"%x\r\n" % size for size in range(1024))
+_CHUNK_HEADS: Final = tuple(b"%x\r\n" % size for size in range(1024))
 """Of chunks as small as a token's: formatting costs more than the rest of a write."""
 
 

@@ -7,7 +7,7 @@ collect; the one thing they raise is `_Stop`, once the fault has been noted.
 from __future__ import annotations
 
 import logging
-from typing import Any, NoReturn, final
+from typing import Any, Final, NoReturn, final
 
 import httptools
 
@@ -16,10 +16,10 @@ from gateway.wire.heads import fields_bytes, is_host, split_target
 from gateway.wire.known_head import KnownHead, learn
 from gateway.wire.request import Request
 
-log = logging.getLogger(__name__)
+log: Final = logging.getLogger(__name__)
 
 # A second one of these changes who is asked, by whom, or where the message ends; two parsers might pick differently.
-_NEVER_REPEATED = frozenset((b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type"))
+_NEVER_REPEATED: Final = frozenset((b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type"))
 
 
 @final

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import select
-from typing import TYPE_CHECKING, cast, final
+from typing import TYPE_CHECKING, Final, cast, final
 
 from gateway.wire.heads import status_line
 from gateway.wire.reply import ConnectionReply
@@ -20,10 +20,10 @@ from gateway.wire.request_reader import Fault, RequestReader
 if TYPE_CHECKING:
     from gateway.wire.server import Server
 
-log = logging.getLogger(__name__)
+log: Final = logging.getLogger(__name__)
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_PIECE_BYTES = 2048
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_PIECE_BYTES: Final = 2048
 """What was kept is parsed in pieces of this size, so that few requests are parsed before the first of them is answered."""
 
 
