@@ -246,13 +246,16 @@ class ClientConnection:
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         headers = self._headers
+        told = value.rstrip()  # httptools leaves trailing optional white space
+        if len(told) != len(value) and name == b"transfer-encoding":
+            told = value.rstrip(b" ")  # to llhttp "chunked" and a tab is another coding: so it must be for us
         if name not in headers:
-            headers[name] = value.rstrip()  # httptools leaves trailing optional white space
+            headers[name] = told
             return
         self._repeats += 1
         if self._repeats > self._pool.limits.headers_max:
             self._stop("it has too many header fields")
-        headers[name] += b", " + value.rstrip()
+        headers[name] += b", " + told
 
     def on_headers_complete(self) -> None:
         limits, headers = self._pool.limits, self._headers
@@ -264,6 +267,8 @@ class ClientConnection:
         if status < 200:
             if status == 101:
                 self._stop("it switches to a protocol that nobody asked for")
+            if b"transfer-encoding" in headers:  # it has no body, and must not say so (RFC 9112 section 6.1)
+                self._stop("it has a Transfer-Encoding, but no body")
             self._interim = True
             self._headers = {}
             return
@@ -273,9 +278,9 @@ class ClientConnection:
             self._stop("its Transfer-Encoding is not chunked")
         self._head_done = True
         if self._is_head:
-            # llhttp cannot be told that no body follows, and goes on waiting for it.
+            # llhttp cannot be told that no body follows, and goes on waiting for it: what came of chunks it would have taken in silence.
             self._complete = True
-            self._reusable = self._parser.should_keep_alive()
+            self._reusable = coding is None and self._parser.should_keep_alive()
         else:
             self._until_close = coding is None and b"content-length" not in headers and not has_no_body(status)
 

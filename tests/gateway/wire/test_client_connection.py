@@ -146,6 +146,7 @@ def test_a_receiver_may_be_replaced_from_within_a_call() -> None:
         (b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 1\r\n\r\na", 200, b"a"),
         (CHUNKED[:-2] + b"x: trailer\r\nx: again\r\n\r\n", 200, b"abcde"),
         (CHUNKED.replace(b"2\r\n", b"2;ext=1\r\n"), 200, b"abcde"),
+        (CHUNKED.replace(b"chunked\r\n", b"chunked  \r\nx-tab: y\t \r\n"), 200, b"abcde"),
     ],
 )
 @pytest.mark.parametrize("size", [1, 1000])
@@ -186,8 +187,11 @@ def test_head_requests() -> None:
     assert again.body == b"abc"
 
 
-def test_a_body_after_head() -> None:
-    asked = Asked((b"HEAD / HTTP/1.1\r\nhost: h\r\n\r\n",)).hears(LENGTH)
+@pytest.mark.parametrize(
+    "data", [LENGTH, CHUNKED, CHUNKED[: CHUNKED.find(b"\r\n\r\n") + 5], CHUNKED[: CHUNKED.find(b"\r\n\r\n") + 4] + CHUNKED[-5:]]
+)
+def test_a_body_after_head(data: bytes) -> None:
+    asked = Asked((b"HEAD / HTTP/1.1\r\nhost: h\r\n\r\n",)).hears(data)
     assert asked.listener.seen == ["head", "end"]
     assert not asked.reusable
 
@@ -252,12 +256,15 @@ def test_a_connection_that_closes_too_early(data: bytes, reused: bool) -> None:
         b"HTTP/1.1 200 OK\ncontent-length: 1\n\na",
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nabc",
+        b"HTTP/1.1 103 Early Hints\r\ntransfer-encoding: gzip, chunked\r\n\r\n" + LENGTH,
+        b"HTTP/1.1 100 Continue\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n" + LENGTH,
         b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 1\r\n\r\n1\r\na\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\na",
         b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nabc",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\t\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nx : y\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nx: y\r\n z\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"".join(b"x%d: 1\r\n" % n for n in range(6)) + b"\r\n",
