@@ -5,23 +5,22 @@ A tethered child inherits one end of a socket pair (`--supervisor-fd`). On it th
 the controller also `{"engines": ["embedded"]}` and `{"drain_s": 30}`), and reads end-of-file when the supervisor is gone, however
 it went: then it drains and exits, so that not even `kill -9` of the supervisor leaves a process that holds the port. The
 controller is told `{"restarts": {"worker": 1}}` on it.
+
+SIGUSR2 has those that drain replaced, one after another (`gateway.rolling`).
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import selectors
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
 
-import msgspec
+from gateway.child import Child, ProcessSpec
+from gateway.rolling import Rolling
 
 log = logging.getLogger(__name__)
 
@@ -36,110 +35,8 @@ DRAIN_GRACE_S = 10.0
 DRAIN_MAX_S = 3600.0
 END_S = 20.0
 """What the controller and the engines are given to flush and exit."""
-REPORT_BYTES_MAX = 64 * 1024
 KILLED = 130
-
-
-class ProcessSpec(msgspec.Struct, frozen=True):
-    """A process to be kept alive."""
-
-    name: str
-    role: str
-    """What its restarts are counted under: `worker`, `controller`, the engine's name."""
-    argv: tuple[str, ...]
-    fds: tuple[int, ...] = ()
-    """Descriptors it inherits under the same number."""
-    environment: Mapping[str, str] = {}
-    """Added to the supervisor's own."""
-    tethered: bool = True
-    """Gets `--supervisor-fd N`, reports on it and exits at its end. False for a program that knows nothing of Headgate: it runs
-    under `gateway.foreign`, which exits for it."""
-    drains_first: bool = False
-    """Stopped before the others, with all the time that `server.drain` gives."""
-    on_exit: Literal["restart", "leave", "stop_all"] = "restart"
-    """`leave`: not started again; `stop_all`: everything stops, with its exit code."""
-
-
-class Child:
-    """One process, alive or waiting for its next start."""
-
-    def __init__(self, spec: ProcessSpec) -> None:
-        self.spec = spec
-        self.process: subprocess.Popen[bytes] | None = None
-        self.channel: socket.socket | None = None
-        self.pending = b""
-        self.ready = False
-        self.started = 0.0
-        self.failures = 0
-        self.start_at = 0.0
-
-    def start(self) -> None:
-        """Start it with its own process group: a terminal's Ctrl-C is for the supervisor to act on."""
-        ours, theirs = socket.socketpair()
-        fd = str(theirs.fileno())
-        argv = (
-            (*self.spec.argv, "--supervisor-fd", fd)
-            if self.spec.tethered
-            else (sys.executable, "-P", "-m", "gateway.foreign", fd, *self.spec.argv)
-        )
-        environment = {**os.environ, **self.spec.environment}
-        self.pending, self.ready, self.started = b"", False, time.monotonic()
-        with theirs:
-            try:
-                self.process = subprocess.Popen(
-                    argv, pass_fds=(*self.spec.fds, theirs.fileno()), env=environment, stdin=subprocess.DEVNULL, process_group=0
-                )
-            except OSError:
-                ours.close()
-                raise
-        ours.setblocking(False)
-        self.channel = ours
-
-    def signal(self, number: int) -> None:
-        """Send a signal; SIGKILL goes to whatever it has started, too."""
-        if self.process is None:
-            return
-        try:
-            if number == signal.SIGKILL:
-                os.killpg(self.process.pid, number)
-            else:
-                self.process.send_signal(number)
-        except ProcessLookupError:
-            pass
-
-    def say(self, message: Mapping[str, object]) -> None:
-        """Tell it something, if it listens: a child that does not read is not waited for."""
-        if self.channel is not None:
-            try:
-                self.channel.send(json.dumps(message).encode() + b"\n")
-            except OSError:
-                pass
-
-    def reports(self) -> list[dict[str, object]]:
-        """What it has said since the last time."""
-        if self.channel is None:
-            return []
-        try:
-            data = self.channel.recv(REPORT_BYTES_MAX)
-        except BlockingIOError:
-            return []
-        except OSError:
-            data = b""
-        *lines, self.pending = (self.pending + data).split(b"\n")
-        self.pending = self.pending[:REPORT_BYTES_MAX]
-        if not data:
-            raise EOFError
-        found = []
-        for line in lines:
-            try:
-                report = json.loads(line)
-            except ValueError:
-                report = None
-            if isinstance(report, dict):
-                found.append(report)
-            else:
-                log.warning("%s said something that is no report: %.100r", self.spec.name, line)
-        return found
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
 
 
 class Supervisor:
@@ -167,6 +64,7 @@ class Supervisor:
         self._interrupts = 0
         self._terminal = has_terminal()
         self._exit_code = 0
+        self._rolling = Rolling(self._children, self._start)
 
     def run(self) -> int:
         """Block until all is stopped; the exit code is 0, 1 (gave up, or had to kill), 130 (killed by a second Ctrl-C) or that
@@ -175,9 +73,7 @@ class Supervisor:
         for side in (wake_read, wake_write):
             side.setblocking(False)
         self._selector.register(wake_read, selectors.EVENT_READ, lambda: self._signalled(wake_read.recv(256)))
-        handlers = {
-            number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-        }
+        handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
         wakeup = signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
         try:
             while not self._finished():
@@ -185,6 +81,8 @@ class Supervisor:
                 for key, _ in self._selector.select(self._wait_s()):
                     key.data()
                 self._reap()
+                if self._stopping is None:
+                    self._rolling.advance(min(self._drain_s, DRAIN_MAX_S) + DRAIN_GRACE_S)
                 self._advance_stop()
         finally:
             signal.set_wakeup_fd(wakeup)
@@ -204,6 +102,8 @@ class Supervisor:
                 self._stop()
             elif number == signal.SIGHUP:
                 self._of_role("controller", lambda child: child.signal(signal.SIGHUP))
+            elif number == signal.SIGUSR2:
+                self._replace_workers()
             elif number in (signal.SIGTERM, signal.SIGINT):
                 self._interrupts += number == signal.SIGINT
                 if self._interrupts > 1:
@@ -212,6 +112,12 @@ class Supervisor:
                     for child in self._alive():
                         child.signal(signal.SIGKILL)
                 self._stop()
+
+    def _replace_workers(self) -> None:
+        if self._stopping is not None or not self._was_ready:
+            log.warning("workers are not replaced now: the gateway is %s", "stopping" if self._stopping else "not ready yet")
+        else:
+            self._rolling.begin([child for child in self._children if child.spec.drains_first and not child.leaving])
 
     def _of_role(self, role: str, act: Callable[[Child], None]) -> None:
         for child in self._children:
@@ -227,20 +133,25 @@ class Supervisor:
         if self._stopping is not None:
             return
         for child in self._children:
-            if child.process is None and child.start_at <= time.monotonic():
-                try:
-                    child.start()
-                except OSError as error:
-                    log.error("cannot start %s: %s", child.spec.name, error)
-                    self._schedule(child)
-                    continue
-                assert child.channel is not None
-                self._selector.register(child.channel, selectors.EVENT_READ, lambda child=child: self._heard(child))
-                if child.spec.role == "controller":
-                    child.say({"restarts": self._restarts})
+            if child.process is None and child.start_at <= time.monotonic() and not self._start(child):
+                self._schedule(child)
+
+    def _start(self, child: Child) -> bool:
+        try:
+            child.start()
+        except OSError as error:
+            log.error("cannot start %s: %s", child.spec.name, error)
+            return False
+        assert child.channel is not None
+        self._selector.register(child.channel, selectors.EVENT_READ, lambda: self._heard(child))
+        if child.spec.role == "controller":
+            child.say({"restarts": self._restarts})
+        return True
 
     def _wait_s(self) -> float | None:
         due = [self._stopping[1]] if self._stopping else [child.start_at for child in self._children if child.process is None]
+        if self._stopping is None and self._rolling.until is not None:
+            due.append(self._rolling.until)
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _reap(self) -> None:
@@ -259,6 +170,9 @@ class Supervisor:
                 self._exit_code = code if code >= 0 else 1
                 self._stop()
             elif child.spec.on_exit == "leave":
+                self._children.remove(child)
+            elif child.leaving:
+                log.info("%s exited (%s)", child.spec.name, describe_exit(code))
                 self._children.remove(child)
             else:
                 self._died(child, code)

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from gateway import settings as process_settings
+from gateway.child import ProcessSpec
 from gateway.errors import HeadgateError
-from gateway.processes import ProcessSpec, Supervisor
+from gateway.processes import Supervisor
 from gateway.settings import Settings
 
 BACKLOG = 2048

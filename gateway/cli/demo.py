@@ -10,11 +10,11 @@ from pathlib import Path
 
 from gateway import settings as process_settings
 from gateway import supervisor
+from gateway.child import ProcessSpec
 from gateway.cli import places
 from gateway.cli.output import CommandError, hint
 from gateway.cli.policy_file import load_or_fail
 from gateway.cli.serve import add_options, settings_of
-from gateway.processes import ProcessSpec
 from gateway.settings import Settings
 from gateway.telemetry import logs
 

@@ -18,6 +18,7 @@ from typing import TypeAlias
 import msgspec
 
 from loadtests.chaos.site import Setup, Site
+from tests.e2e.gateway import eventually
 
 Inject: TypeAlias = Callable[[Site, random.Random], Awaitable[str]]
 """Does it once, and says what it did."""
@@ -28,6 +29,7 @@ CROSSED = 1
 """Who connects at the very moment when the listening socket ends, with a handshake still under way, cannot be taken in."""
 AHEAD_S = 33.0
 """The controller prunes its records every 30 s."""
+REPLACED_S = 50.0
 CLOCK_STEPS_S = (3600.0, -3600.0, 86_400.0 * 400, -86_400.0 * 400, 0.5, -0.5, 0.0)
 
 
@@ -105,6 +107,21 @@ async def terminate(site: Site, chance: random.Random) -> str:
     code = await site.gateway.gone()
     await site.start_gateway()
     return f"SIGTERM, exit code {code}, another gateway started"
+
+
+async def replace_workers(site: Site, chance: random.Random) -> str:
+    """No fault, but what is done to a gateway that serves on."""
+    assert site.gateway is not None
+    before = site.gateway.pids("worker")
+    site.gateway.process.send_signal(signal.SIGUSR2)
+
+    async def replaced() -> bool:
+        assert site.gateway is not None
+        now = site.gateway.pids("worker")
+        return len(now) == len(before) and not set(now) & set(before)
+
+    await eventually(replaced, REPLACED_S)
+    return f"{len(before)} workers replaced"
 
 
 @contextlib.contextmanager
@@ -231,6 +248,7 @@ FAULTS = (
     Fault(
         "sigterm", "SIGTERM under load, then a new gateway on its state", Setup(workers=2), terminate, injections=3, may_turn_away=CROSSED
     ),
+    Fault("replace-workers", "both workers are replaced under load", Setup(workers=2), replace_workers, injections=4),
     Fault(
         "names",
         "host names stop resolving for 0.1-0.5 s; every call needs a new connection",

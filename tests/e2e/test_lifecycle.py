@@ -45,6 +45,37 @@ async def speaks_slowly(c: Conversation) -> None:
     await c.end_stream()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_workers_are_replaced_under_load_and_nobody_notices(workers: int) -> None:
+    async with standin(speaks_slowly) as backend:
+        policy = POLICY.format(url=backend.url, drain="5s")
+        async with gateway(policy, "--workers", str(workers)) as running:
+            before = running.pids("worker")
+            async with load(running.data, clients=8) as kept, load(running.data, clients=4, keep=False) as fresh:
+                await kept.more(30)
+                running.process.send_signal(signal.SIGUSR2)
+
+                async def replaced() -> bool:
+                    now = running.pids("worker")
+                    return len(now) == workers and not set(now) & set(before)
+
+                await eventually(replaced, 40)
+                await kept.more(30)
+                await fresh.more(20)
+            kept.all_good()
+            fresh.all_good()
+            asked = [*kept.exchange_ids, *fresh.exchange_ids]
+            await running.until_stored(asked)
+            assert sorted(record.exchange_id for record in running.stored()) == sorted(asked), "exactly once"
+            await running.metric("headgate_workers", workers)
+            assert await running.count("headgate_worker_restarts_total") == 0, "nobody died"
+
+            async def counted() -> bool:
+                return await running.count("headgate_requests_total") == len(asked)
+
+            await eventually(counted)
+
+
 @pytest.mark.key("server.drain")
 async def test_sigterm_under_load_lets_end_what_can_and_tells_what_cannot(tmp_path: Path) -> None:
     async with standin(speaks_slowly) as backend:

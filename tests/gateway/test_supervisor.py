@@ -17,15 +17,19 @@ from typing import Any
 
 import pytest
 
-from gateway.processes import BACKOFF_MAX_S, ProcessSpec, Supervisor, backoff_s, describe_exit
+from gateway.child import ProcessSpec
+from gateway.processes import BACKOFF_MAX_S, Supervisor, backoff_s, describe_exit
 from gateway.settings import Settings
 from gateway.supervisor import StartError, gateway_specs, listen, lock_state_dir
 
 DRIVER = textwrap.dedent("""
     import json, logging, sys
-    from gateway.processes import ProcessSpec, Supervisor
+    from gateway import rolling
+    from gateway.child import ProcessSpec
+    from gateway.processes import Supervisor
     logging.basicConfig(stream=sys.stdout, format="log %(message)s")
     told = json.loads(sys.argv[1])
+    rolling.READY_WITHIN_S = told.get("ready_within_s", 60.0)
     specs = [ProcessSpec(**{**spec, "argv": tuple(spec["argv"])}) for spec in told["specs"]]
     engines = {spec["name"]: ProcessSpec(**{**spec, "argv": tuple(spec["argv"])}) for spec in told.get("engines", [])}
     supervisor = Supervisor(specs, engines=engines, drain_s=told.get("drain_s", 5.0), on_ready=lambda: print("all ready", flush=True))
@@ -51,7 +55,7 @@ CHILD = textwrap.dedent("""
         say(f"up {os.getpid()}")
         while True:
             signal.pause()
-    if "fails" in behaviour:
+    if "fails" in behaviour and "once" not in behaviour:
         sys.exit(3)
     if "--supervisor-fd" not in sys.argv:
         say(f"up {os.getpid()}")
@@ -59,6 +63,12 @@ CHILD = textwrap.dedent("""
             signal.pause()
     fd = int(sys.argv[sys.argv.index("--supervisor-fd") + 1])
     say(f"up {os.getpid()}")
+    if "once" in behaviour and os.path.exists(behaviour.split()[-1]):
+        if "fails" in behaviour:
+            sys.exit(3)
+        signal.pause()
+    if "once" in behaviour:
+        open(behaviour.split()[-1], "w").close()
     os.write(fd, b'{"ready": true}\\n')
     if "engine" in behaviour:
         os.write(fd, b'nonsense\\n{"engines": ["embedded", "unheard-of"]}\\n')
@@ -174,6 +184,64 @@ def test_a_program_that_is_not_there_is_an_error_not_a_crash(run: Any) -> None:
     gateway = run({"name": "worker-0", "role": "worker", "argv": ["/nonexistent/program"]})
     assert gateway.process.wait(20) == 1
     assert any(line.startswith("log cannot start worker-0") for line in gateway.rest())
+
+
+def test_workers_are_replaced_one_after_another(run: Any) -> None:
+    gateway = run(child("controller"), *(child(f"worker-{number}", drains_first=True) for number in (0, 1)))
+    gateway.expect("all ready")
+    old = [gateway.pid("worker-0"), gateway.pid("worker-1")]
+    gateway.lines.clear()
+    gateway.process.send_signal(signal.SIGUSR2)
+    gateway.expect("worker-1 drains")
+    assert [line.split()[:2] for line in gateway.lines] == [["worker-0", "up"], ["worker-0", "drains"], ["worker-1", "up"]]
+    gateway.process.send_signal(signal.SIGTERM)
+    assert gateway.process.wait(10) == 0
+    assert not any(map(alive, old))
+    rest = gateway.rest()
+    assert [line for line in rest if "drains" in line][-1] == "controller drains"
+    assert not [line for line in rest if "died" in line or '"worker"' in line], "nobody died"
+
+
+@pytest.mark.parametrize("how", ["fails", "is never ready"])
+def test_a_successor_that_does_not_come_up_leaves_who_serves(run: Any, tmp_path: Path, how: str) -> None:
+    gateway = run(child("controller"), child("worker-0", f"{how}, but once not {tmp_path}/once", drains_first=True), ready_within_s=1.0)
+    gateway.expect("all ready")
+    first = gateway.pid("worker-0")
+    gateway.process.send_signal(signal.SIGUSR2)
+    second = gateway.pid("worker-0")
+    gateway.expect("log the new worker-0 is not ready: workers are not replaced")
+    gateway.process.send_signal(signal.SIGUSR2)  # it may be tried again
+    assert gateway.pid("worker-0") != second
+    assert alive(first)
+    gateway.process.send_signal(signal.SIGTERM)
+    assert gateway.process.wait(10) == 0
+    assert "worker-0 drains" in gateway.rest()
+
+
+def test_who_does_not_make_room_for_its_successor_is_killed(run: Any) -> None:
+    gateway = run(child("worker-0", "deaf", drains_first=True), child("worker-1", drains_first=True), drain_s=-9.9)
+    gateway.expect("all ready")
+    first = gateway.pid("worker-0")
+    gateway.process.send_signal(signal.SIGUSR2)
+    gateway.expect("log worker-0 did not stop in time: killing it")
+    gateway.expect("worker-1 drains")  # whose turn comes after
+    assert not alive(first)
+
+
+def test_stopping_ends_the_replacing(run: Any) -> None:
+    gateway = run(child("controller"), *(child(f"worker-{number}", drains_first=True) for number in range(4)))
+    gateway.expect("all ready")
+    gateway.process.send_signal(signal.SIGUSR2)
+    gateway.expect("worker-0 drains")
+    gateway.process.send_signal(signal.SIGTERM)
+    assert gateway.process.wait(10) == 0
+    assert len([line for line in gateway.rest() if line.startswith("worker-3 up")]) == 1
+
+
+def test_before_it_is_ready_nothing_is_replaced(run: Any) -> None:
+    gateway = run(child("controller"), child("worker-0", "fails", drains_first=True))
+    gateway.process.send_signal(signal.SIGUSR2)
+    gateway.expect("log workers are not replaced now: the gateway is not ready yet")
 
 
 def test_hangup_goes_to_the_controller(run: Any) -> None:
