@@ -240,6 +240,7 @@ def test_stopping_ends_the_replacing(run: Any) -> None:
 
 def test_before_it_is_ready_nothing_is_replaced(run: Any) -> None:
     gateway = run(child("controller"), child("worker-0", "fails", drains_first=True))
+    gateway.expect("log worker-0 died")
     gateway.process.send_signal(signal.SIGUSR2)
     gateway.expect("log workers are not replaced now: the gateway is not ready yet")
 
