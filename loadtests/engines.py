@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gateway.embedded import corpus, export, fit
-from loadtests import engines_asked, engines_figures
+from loadtests import drawing, engines_asked, engines_figures
 from policies import calibrated, scores
 from policies.calibration import pairs, procedure
 from policies.deferral import LOGITS_TOP
@@ -236,8 +236,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", choices=("table", "json"), default="table")
     parser.add_argument("--plot", type=Path, help="PNG to draw (needs the extra `plot`)")
     args = parser.parse_args(argv)
-    if args.plot is not None and not engines_figures.can_draw():
-        parser.error("--plot needs matplotlib: pip install 'headgate[plot]'")
+    if args.plot is not None:
+        drawing.must_draw(parser, "--plot")
     return args
 
 

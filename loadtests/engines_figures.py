@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from loadtests.drawing import new_figure, save
 from loadtests.engines_asked import Reply, own
 
 NORMAL_95 = 1.959964
@@ -111,21 +111,11 @@ def _said(made: Mapping[str, Any]) -> str:
     return f"{made['rows']} lines, deferred {made['deferred']:.1%}, loss {made['loss']:.2%} (promised at most {made['epsilon']:.0%})"
 
 
-def can_draw() -> bool:
-    """Whether matplotlib (extra `plot`) is installed."""
-    try:
-        import_module("matplotlib.figure")
-    except ImportError:
-        return False
-    return True
-
-
 def draw(found: Mapping[str, Any], path: Path) -> None:
     """Accuracy against the share that the generalist answers, an engine beside the other. The line joins the two models alone: on it
     lies what sends a random share to the generalist."""
-    module: Any = import_module("matplotlib.figure")
     engines = {name: row["set_ups"] for name, row in found["engines"].items() if "set_ups" in row}
-    figure = module.Figure(figsize=(1 + 3.2 * len(engines), 4), layout="constrained")
+    figure = new_figure(1 + 3.2 * len(engines), 4)
     for axes, (engine, set_ups) in zip(figure.subplots(1, len(engines), sharey=True, squeeze=False)[0], engines.items(), strict=True):
         points = {name: (row["by_generalist"]["share"], row["accuracy"]) for name, row in set_ups.items()}
         ends = [points[name] for name in ("specialist", "generalist")]
@@ -143,5 +133,4 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     axes.set_ylabel("right answers, %")
     named = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named), frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=110)
+    save(figure, path)
