@@ -97,7 +97,7 @@ class Controller:
         self._cascades: list[CascadeReport] = []
         """As of the last look."""
         sinks.append(self._ledgers)
-        self._consumer = Consumer(self._store, self._exposition, sinks, self._records_policy)
+        self._consumer = Consumer(self._store, self._exposition, sinks, self._records_policy, workers=settings.workers)
         self._fleet = Fleet(expected=settings.workers)
         self._fleet.set_cascades(self._ledgers.overlay())
         self._link = LinkServer(

@@ -204,8 +204,9 @@ class OutboxLimits(msgspec.Struct, frozen=True):
     """A longer record loses its content."""
     batch_records_max: int = 512
     batch_bytes_max: int = 256 * 1024
-    window_batches_max: int = 64
-    """Batches sent and not acknowledged."""
+    window_batches_max: int = 16
+    """Batches sent and not acknowledged. What all workers may have sent must fit in the controller's queue (`gateway.records.consumer`): a
+    controller that was stopped finds all of it at once."""
 
 
 class Totals(msgspec.Struct, frozen=True, tag="totals"):

@@ -13,10 +13,10 @@ from typing import Protocol
 import msgspec
 
 from gateway.errors import StoreError, StoreFullError
-from gateway.link.messages import ExchangeRecord
+from gateway.link.messages import ExchangeRecord, OutboxLimits
 from gateway.records.age import AgeClock
 from gateway.records.preparation import Preparation
-from gateway.records.store import RecordStore, rough_bytes
+from gateway.records.store import RECORD_BYTES_ROUGH, RecordStore, rough_bytes
 from gateway.tasks import TaskGroup
 from gateway.telemetry.metrics import Exposition
 from policies.schema import Records
@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 QUEUE_RECORDS_MAX = 20_000
 QUEUE_BYTES_MAX = 64 * 1024 * 1024
-"""Roughly. What comes while so much waits for the store is dropped and counted."""
+"""Roughly, and at least what all workers may have sent unheard (`OutboxLimits`): the rest they keep. What comes while so much waits for the
+store is dropped and counted."""
 TRANSACTION_RECORDS_MAX = 2_000
 """Records that are stored together, unless one batch is larger."""
 GATHER_S = 0.1
@@ -54,8 +55,8 @@ class _Batch(msgspec.Struct):
 
 
 class Consumer:
-    """The way of a record in the controller. `policy` gives `records` of the policy in force; `clock`, the time by which they age, is
-    an `AgeClock` unless a test has its own."""
+    """The way of a record in the controller. `policy` gives `records` of the policy in force; `workers` is how many send; `clock`, the
+    time by which they age, is an `AgeClock` unless a test has its own."""
 
     def __init__(
         self,
@@ -64,12 +65,18 @@ class Consumer:
         sinks: Sequence[Sink],
         policy: Callable[[], Records],
         *,
+        workers: int = 0,
         prune_every_s: float = PRUNE_EVERY_S,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._store = store
         self._sinks = tuple(sinks)
         self._policy = policy
+        limits = OutboxLimits()
+        window = workers * limits.window_batches_max
+        self._records_max = max(QUEUE_RECORDS_MAX, window * limits.batch_records_max)
+        batch_bytes = limits.batch_bytes_max + limits.batch_records_max * RECORD_BYTES_ROUGH
+        self._bytes_max = max(QUEUE_BYTES_MAX, window * batch_bytes)
         self._prune_every_s = prune_every_s
         self._clock = clock or AgeClock(exposition.counter("headgate_records_clock_jumps_total")).now
         self._preparation = Preparation()
@@ -99,7 +106,7 @@ class Consumer:
         """Take a batch; returns at once and never raises. `ack` is called, on the event loop, once the worker need not keep
         the batch any longer: it is durable, or it was dropped and counted."""
         batch = _Batch(records, ack, sum(map(rough_bytes, records)))
-        full = self._waiting + len(records) > QUEUE_RECORDS_MAX or self._waiting_bytes + batch.bytes > QUEUE_BYTES_MAX
+        full = self._waiting + len(records) > self._records_max or self._waiting_bytes + batch.bytes > self._bytes_max
         if self._closed or full:
             self._dropped("closed" if self._closed else "queue_full", len(records))
             _acknowledge(batch)

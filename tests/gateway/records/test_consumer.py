@@ -7,16 +7,21 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from gateway.errors import StoreError, StoreFullError
-from gateway.link.messages import AuditRecord, Content, ExchangeRecord
+from gateway.link.framing import FrameReader
+from gateway.link.messages import AuditRecord, Content, ExchangeRecord, Records
+from gateway.link.outbox import Outbox
 from gateway.records import consumer as consumer_module
 from gateway.records import preparation
 from gateway.records.consumer import Consumer
 from gateway.records.store import PRUNE_RECORDS_MAX, MemoryStore, rough_bytes
+from gateway.telemetry.counters import Counters
 from gateway.telemetry.metrics import Exposition
 from policies import schema
 from tests.gateway.records.examples import CALL, content, record
@@ -201,6 +206,36 @@ async def test_a_full_queue_drops_counts_and_never_waits(monkeypatch: pytest.Mon
     assert rig.acknowledged == ["too many", "first", "fits"]
     assert rig.value("headgate_records_queue_wait") == 0
     await rig.consumer.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 32])
+async def test_what_workers_kept_while_the_controller_was_away_is_taken_in_whole(workers: int) -> None:
+    """They send all that their windows hold before anything of it is stored, and each batch is acknowledged as it is stored."""
+    store, exposition = MemoryStore(), Exposition()
+    consumer = Consumer(store, exposition, (), lambda: schema.Records(keep_for=1e12), workers=workers)
+    outboxes = [Outbox(Counters()) for _ in range(workers)]
+    kept = 40_000 // workers
+    for number, outbox in enumerate(outboxes):
+        for each in range(kept):
+            outbox.put(record(number * kept + each))
+    reader = FrameReader[Records](msgspec.msgpack.Decoder(Records))
+
+    def send(outbox: Outbox) -> None:
+        while (frame := outbox.next_frame()) is not None:
+            (batch,) = reader.feed(frame)
+            consumer.take(batch.records, partial(heard, outbox, batch.sequence))
+
+    def heard(outbox: Outbox, sequence: int) -> None:
+        outbox.acknowledge(sequence)
+        send(outbox)
+
+    for outbox in outboxes:
+        send(outbox)
+    consumer.start()
+    await until(lambda: not any(map(len, outboxes)))
+    assert (await store.stats()).records == kept * workers
+    assert exposition.value("headgate_records_dropped_total", "queue_full") == 0
+    await consumer.close()
 
 
 async def test_the_queue_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
