@@ -58,6 +58,11 @@ class Deaf(asyncio.Transport):
     def abort(self) -> None: ...
 
 
+def hello_frame() -> bytes:
+    """A worker's first word."""
+    return encode_frame(Hello(0, 0, "bench", ""))
+
+
 def frames(records: int, batch: int) -> list[bytes]:
     """What a worker would send of so many exchanges, `batch` together."""
     made: list[bytes] = []
@@ -86,7 +91,7 @@ async def one_round(sent: Sequence[bytes], together: int, folder: str, otlp: boo
     server = LinkServer("", on_hello=lambda worker: None, on_message=on_message, on_gone=lambda worker: None)
     connection = cast(asyncio.Protocol, server.protocol())
     connection.connection_made(Deaf())
-    connection.data_received(encode_frame(Hello(0, 0, "bench", "")))
+    connection.data_received(hello_frame())
     await store.open()
     consumer.start()
     await consumer.flush()

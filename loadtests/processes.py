@@ -31,8 +31,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def pinned(core: int, *argv: str) -> list[str]:
-    """A command that stays on one core."""
+def pinned(core: int | str, *argv: str) -> list[str]:
+    """A command that stays on one core, or on several (`0,2`)."""
     return ["taskset", "-c", str(core), *argv]
 
 

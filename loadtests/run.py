@@ -25,9 +25,9 @@ from loadtests import processes, report
 from loadtests.measure import QUIET_S, Round, measure, wait_until_quiet
 from loadtests.peers.install import PACKAGES, PeerMissingError, version
 from loadtests.scenarios import BY_NAME, DEFAULT, EVENTS, INTERVAL_MS, SCENARIOS, Scenario
-from loadtests.subjects import LOAD_CORE, Subject, start
+from loadtests.subjects import HEADGATES, LOAD_CORE, Subject, start
 
-SUBJECTS = ("headgate", *PACKAGES)
+SUBJECTS = (*HEADGATES, *PACKAGES)
 WARM = ("request-32", "stream-32")
 WARM_S = 0.5
 ROUNDS_MAX = 100
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
         skipped = {"skipped": results.skipped, "void": results.void}
         goals = [verdict.line() for verdict in verdicts]
         print(json.dumps({"about": results.about, **skipped, "scenarios": summary, "goals": goals}, indent=1))
-    ours_void = any(each.startswith("headgate: ") for each in results.void)
+    ours_void = any(each.split(":")[0] in HEADGATES for each in results.void)
     return int(ours_void or any(verdict.missed for verdict in verdicts))
 
 

@@ -1,10 +1,12 @@
-"""What is measured: Headgate with every feature on, its peers, and the mock itself (`direct`), each started on the gateway's core."""
+"""What is measured: Headgate with every feature on, with one worker or two (`headgate-2`), its peers, and the mock itself (`direct`),
+each started on the gateway's core."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import http.server
+import os
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +22,8 @@ from loadtests.peers.install import program
 
 HERE = Path(__file__).parent
 GATEWAY_CORE, LOAD_CORE = 0, 1
+HEADGATES = {"headgate": 1, "headgate-2": 2}
+"""Workers, by subject."""
 KEY = "hg-0123456789abcdef0123456789abcdef0123456789"
 PEER_KEYS = {"litellm": "sk-0123456789abcdef0123456789abcdef0123456789"}
 """LiteLLM does not start without one; nginx and the routers ask for none."""
@@ -76,8 +80,8 @@ def start(name: str, folder: Path, mock: int, *, guarded: bool = False) -> Itera
     if name == "direct":
         yield Subject(name, mock, None)
         return
-    if name == "headgate":
-        with _headgate(folder, mock, guarded) as subject:
+    if name in HEADGATES:
+        with _headgate(name, folder, mock, guarded) as subject:
             yield subject
         return
     port, folder = processes.free_port(), folder / name
@@ -106,9 +110,9 @@ def _command(name: str, folder: Path, words: dict[str, object]) -> tuple[list[st
 
 
 @contextlib.contextmanager
-def _headgate(folder: Path, mock: int, guarded: bool) -> Iterator[Subject]:
-    """Supervisor, controller and one worker; keys, records, metrics that are scraped, spans of 1 % to a sink of ours."""
-    folder = folder / ("guarded" if guarded else "headgate")
+def _headgate(name: str, folder: Path, mock: int, guarded: bool) -> Iterator[Subject]:
+    """Supervisor, controller and workers; keys, records, metrics that are scraped, spans of 1 % to a sink of ours."""
+    folder = folder / ("guarded" if guarded else name)
     folder.mkdir()
     (folder / "policy.yaml").write_text(fill("headgate.yaml", {"mock": mock, "guard": GUARD if guarded else ""}))
     (folder / "detector.npz").write_bytes(DETECTOR.read_bytes())
@@ -116,14 +120,27 @@ def _headgate(folder: Path, mock: int, guarded: bool) -> Iterator[Subject]:
     with _sink() as collector:
         argv = [sys.executable, "-m", "gateway.cli.main", "serve", f"{folder}/policy.yaml", "--port", str(port)]
         argv += ["--admin-port", str(processes.free_port()), "--metrics-port", str(metrics), "--state-dir", f"{folder}/state"]
-        argv += ["--otlp-endpoint", f"http://127.0.0.1:{collector}/v1/traces", "--trace-sample-percent", "1", "--workers", "1"]
+        argv += [
+            "--otlp-endpoint",
+            f"http://127.0.0.1:{collector}/v1/traces",
+            "--trace-sample-percent",
+            "1",
+            "--workers",
+            str(HEADGATES[name]),
+        ]
         env = {"LOADTEST_KEY_SHA256": hashlib.sha256(KEY.encode()).hexdigest()}
-        argv = processes.pinned(GATEWAY_CORE, *argv)
+        argv = processes.pinned(cores(HEADGATES[name]), *argv)
         with processes.running(argv, port, "/health/ready", log=folder / "log", env=env) as process, _scraping(metrics):
-            subject = Subject("headgate", port, process)
+            subject = Subject(name, port, process)
             subject.key = KEY
             subject.counts = lambda: Counts(requests_counted(metrics), records_stored(folder / "state/records.sqlite"))
             yield subject
+
+
+def cores(workers: int) -> str:
+    """One for each worker, where there are so many; never the load's."""
+    others = [each for each in range(os.cpu_count() or 1) if each not in (GATEWAY_CORE, LOAD_CORE)]
+    return ",".join(map(str, [GATEWAY_CORE, *others][:workers]))
 
 
 def requests_counted(metrics: int) -> int:
