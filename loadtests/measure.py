@@ -66,13 +66,15 @@ def measure(subject: Subject, scenario: Scenario, mock: int, *, seconds: float, 
     time.sleep(SETTLE_S)
     after = subject.usage()
     seen = json.loads(out)
+    recounted = ask_mock(mock, "/count")
     try:
-        _agree(subject, scenario, seen, counted, ask_mock(mock, "/count"), told)
+        _agree(subject, scenario, seen, counted, recounted, told)
         figures = _memory(subject.idle, before, held, scenario) if scenario.held else _costs(before, after, seen[scenario.unit])
     except VoidError as error:
         return Round({}, seen["errors"], str(error))
     figures |= {key: value for key, value in seen.items() if key.endswith("_us")} if not scenario.held else {}
     figures |= {"units": float(seen[scenario.unit]), "generator_cpu_s": seen["generator_cpu_s"], "seconds": seen["seconds"]}
+    figures["mock_cpu_s"] = (recounted["cpu_us"] - counted["cpu_us"]) / 1e6
     return Round(figures, seen["errors"])
 
 

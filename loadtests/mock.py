@@ -3,8 +3,9 @@
 `python -m loadtests.mock --port 9000 [--chunks 128] [--interval-ms 10]`: streams where the body says `"stream":true` (or with a
 space), else one chat completion of about 1 KB. `GET /mode/NAME` sets how streams come: `plain` (an event a beat), `burst` (16 events
 in one write, every 16th beat), `scored` (an event a beat with its token's log-probability), `logprobs` (with five likeliest tokens, too,
-651 B), `held` (one event of content, and no other until the mode changes). `GET /count` tells what it has answered, as JSON: requests,
-events of content, connections ever accepted.
+651 B), `held` (one event of content, and no other until the mode changes), `holding` (16 with their tokens' log-probabilities, and no
+other). `GET /count` tells what it has answered, as JSON: requests,
+events of content, connections ever accepted, microseconds of CPU.
 
 Every event carries when it was written, in microseconds of the machine's monotonic clock, as its content: `@0001763735000000`.
 """
@@ -24,7 +25,9 @@ USAGE = b'{"prompt_tokens":300,"total_tokens":428,"completion_tokens":128}'
 IDENTITY = b'{"id":"chatcmpl-0123456789abcdef","object":"chat.completion%s","created":1795168569,"model":"mock",'
 STAMP = b"@%016d"
 BURST = 16
-MODES = ("plain", "burst", "logprobs", "scored", "held")
+MODES = ("plain", "burst", "logprobs", "scored", "held", "holding")
+OPENINGS = {"held": ("plain", 1), "holding": ("scored", BURST)}
+"""Modes in which a stream begins at once and then stands still: what its events are, and how many."""
 PROBES = {
     b"/health": b"{}",
     b"/v1/models": b'{"object":"list","data":[{"id":"mock","object":"model","created":1,"owned_by":"mock"}]}',
@@ -143,8 +146,9 @@ class Mock(asyncio.Protocol):
             self.usage = b'"include_usage":true' in body or b'"include_usage": true' in body
             self._transport.write(self._server.answers.first)
             self._server.streams[self] = None
-            if self._server.mode == "held":
-                self.tick(self._server.answers.stamped("held"), 1)
+            if opening := OPENINGS.get(self._server.mode):
+                mode, events = opening
+                self.tick(self._server.answers.stamped(mode) * events, events)
         else:
             self._transport.write(self._server.answers.whole)
 
@@ -188,7 +192,8 @@ class MockServer:
 
     def control(self, path: bytes) -> bytes:
         if path == b"/count":
-            return answer(b'{"requests":%d,"events":%d,"connections":%d}' % (self.answered, self.events, self.connections))
+            counts = self.answered, self.events, self.connections, time.process_time_ns() // 1000
+            return answer(b'{"requests":%d,"events":%d,"connections":%d,"cpu_us":%d}' % counts)
         mode = path.removeprefix(b"/mode/").decode()
         if mode in MODES:
             self.mode = mode
@@ -205,7 +210,7 @@ class MockServer:
             await asyncio.sleep(due - loop.time())
             beats += 1
             mode = self.mode
-            if mode == "held" or (mode == "burst" and beats % BURST):
+            if mode in OPENINGS or (mode == "burst" and beats % BURST):
                 continue
             beat, events = self.answers.stamped(mode), BURST if mode == "burst" else 1
             for stream in list(self.streams):

@@ -44,6 +44,17 @@ class Scenario(msgspec.Struct, frozen=True):
 
 SCENARIOS = (
     Scenario("memory", "1,000 streams open, memory only", 1_000, "events", stream=True, held=True, mode="held"),
+    Scenario(
+        "memory-holding",
+        "1,000 streams of which 16 chunks each are held back, memory only, in a run without `memory`",
+        1_000,
+        "events",
+        stream=True,
+        held=True,
+        mode="holding",
+        model="rule",
+        ours=True,
+    ),
     Scenario("request-1", "requests, one at a time", 1),
     Scenario("request-32", "requests, 32 at once", 32),
     Scenario("request-256", "requests, 256 at once", 256),

@@ -41,7 +41,7 @@ async def test_counts_agree(kind: str, cold: bool) -> None:
     assert (server.connections > 8) == cold
 
 
-@pytest.mark.parametrize("mode", ["burst", "logprobs"])
+@pytest.mark.parametrize("mode", ["burst", "logprobs", "scored"])
 async def test_every_mode_of_the_mock_gives_whole_streams_of_json(mode: str) -> None:
     async with mock() as (server, url):
         server.mode = mode
@@ -51,7 +51,22 @@ async def test_every_mode_of_the_mock_gives_whole_streams_of_json(mode: str) -> 
     events = [json.loads(line[6:]) for line in beat.split(b"\n") if line.startswith(b"data: ")]
     assert len(events) == (BURST if mode == "burst" else 1)
     assert all(each["choices"][0]["delta"]["content"].startswith("@") for each in events)
-    assert (events[0]["choices"][0]["logprobs"] is not None) == (mode == "logprobs")
+    assert (events[0]["choices"][0]["logprobs"] is not None) == (mode in ("logprobs", "scored"))
+
+
+@pytest.mark.parametrize(("mode", "count"), [("held", 1), ("holding", 16)])
+async def test_streams_that_stand_still_have_begun(mode: str, count: int) -> None:
+    async with mock() as (server, url):
+        server.mode = mode
+        asking = asyncio.create_task(run(Plan(url, 4, 5.0, stream=True, events=EVENTS, once=True)))
+        async with asyncio.timeout(5):
+            while server.events < 4 * count:
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
+        assert server.events == 4 * count
+        server.mode = "plain"
+        seen = await asking
+    assert (seen["errors"], seen["events"]) == ({}, 4 * EVENTS)
 
 
 async def breaks_off(c: Conversation) -> None:

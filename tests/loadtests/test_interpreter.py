@@ -18,7 +18,7 @@ def test_what_is_over_its_budget_is_told(monkeypatch: pytest.MonkeyPatch, capsys
 def test_the_measurement_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpreter, "HOLD_ROUNDS", 1)
     found = interpreter.measured()
-    assert 0 < found["chunk"] < found["request"]
+    assert 0 < found["chunk"] < found["chunk_stripped"] < found["chunk_held"] < found["request"]
 
 
 def test_an_error_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:

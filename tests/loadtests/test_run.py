@@ -5,15 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
-from typing import cast
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from loadtests import measure, run
+from loadtests import measure, report, run
 from loadtests.peers import install
 from loadtests.processes import Usage
-from loadtests.subjects import Subject
+from loadtests.scenarios import BY_NAME
+from loadtests.subjects import Counts, Subject
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2 or not shutil.which("taskset"), reason="needs two cores and taskset")
@@ -46,6 +50,46 @@ def test_an_install_that_cannot_be_says_why(monkeypatch: pytest.MonkeyPatch, tmp
     assert "no-such-peer: cannot be had here" in capsys.readouterr().err
     with pytest.raises(install.PeerMissingError):
         install.program("no-such-peer")
+
+
+def test_memory_is_read_once_on_fresh_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    results = report.Results({})
+    both = [BY_NAME[name] for name in ("memory", "memory-holding", "request-1")]
+    assert [scenario.name for scenario in run.memory_once(both, results)] == ["memory", "request-1"]
+    assert "in a run without memory" in results.skipped["memory-holding"]
+    assert run.memory_once(both[1:], report.Results({})) == both[1:]
+    assert run.memory_once(both[2:], report.Results({})) == both[2:]
+
+
+COUNTS = {"requests": 10, "events": 0}
+
+
+@pytest.mark.parametrize(
+    ("seen", "backend", "told", "why"),
+    [
+        ({"errors": {"cut off": 1}}, {}, Counts(10, 10), "errors: {'cut off': 1}"),
+        ({"requests": 0}, {"requests": 0}, Counts(0, 0), "nothing was answered"),
+        ({}, {"requests": 11}, Counts(10, 10), "counted 10 requests, the backend 11"),
+        ({"events": 5}, {"events": 4}, Counts(10, 10), "counted 5 events, the backend 4"),
+        ({}, {}, Counts(9, 10), "counted 10 requests, the metrics 9, the store 10"),
+        ({}, {}, Counts(10, 12), "counted 10 requests, the metrics 10, the store 12"),
+        ({}, {}, Counts(10, 10), ""),
+    ],
+)
+def test_a_round_whose_counts_disagree_is_void(
+    seen: dict[str, Any], backend: dict[str, int], told: Counts, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "AGREE_S", 0.0)
+    subject = cast(Subject, SimpleNamespace(counts=lambda: told))
+    before = {"requests": 0, "events": 0}
+    ask = partial(
+        measure._agree, subject, BY_NAME["request-1"], {"errors": {}, **COUNTS, **seen}, before, {**COUNTS, **backend}, Counts(0, 0)
+    )
+    if why:
+        with pytest.raises(measure.VoidError, match=re.escape(why)):
+            ask()
+    else:
+        ask()
 
 
 class Restless:
