@@ -4,6 +4,8 @@
 `val`, as `headgate fit ood` does;
 out-of-scope prompts are only ever scored, once, after everything was chosen. The data is github.com/clinc/oos-eval (CC BY 3.0):
 `data/data_full.json` of it goes to DIR/clinc150/data_full.json.
+
+`--detector FILE` fits nothing: only what a prompt costs by its length, by that detector.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
 import sys
 import time
 from pathlib import Path
@@ -37,12 +40,16 @@ GOALS = {
 """Of each recipe: nothing pretrained; the extra's table; its encoder too; and that with `oos_train` as reviewed outliers."""
 TIMED_MAX = 300
 """Prompts that are timed where each takes milliseconds."""
+LENGTHS = (40, 200, 1_000, 4_000)
+"""Characters of a prompt; of the longest the two ends are scored, as of every prompt."""
+LENGTH_PROMPTS, LENGTH_ROUNDS = 20, 40
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="The OOD detector on CLINC150.")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="holds clinc150/data_full.json (default ../shared/data)")
     parser.add_argument("--recipes", nargs="+", choices=[*GOALS], help="default: none, and with the extra `ood` all of them")
+    parser.add_argument("--detector", type=Path, help="time this one, of `headgate fit ood` without an encoder")
     parser.add_argument("--output", choices=("text", "json"), default="text")
     args = parser.parse_args()
     path = args.data / "clinc150" / "data_full.json"
@@ -53,6 +60,9 @@ def main() -> int:
         )
         return 2
     data = json.loads(path.read_text())
+    if args.detector:
+        print(json.dumps(by_length(loads(args.detector.read_bytes()), [text for text, _ in data["test"]]), indent=2))
+        return 0
     results = {recipe: measure(data, recipe) for recipe in args.recipes or (GOALS if installed() else ["none"])}
     print(json.dumps(results, indent=2))
     if args.output == "text":
@@ -86,6 +96,7 @@ def measure(data: dict[str, list[list[str]]], recipe: str) -> dict[str, Any]:
         "python": platform.python_version(),
         **found["mix"],
         **microseconds(detector, encoder, [] if encoder else [each.text for each in train], timed),
+        **({} if encoder else by_length(detector, inside)),
         "kept_percent_at_95": round(100 * kept, 2),
         "pseudo_ood": {"auroc": round(fitted.mix.auroc, 2), "fpr95": round(fitted.mix.fpr95, 2), "mix": fitted.mix.shares},
         "alone": {name: found[name] for name in detector.head.scores},
@@ -128,6 +139,26 @@ def microseconds(detector: Detector, encoder: Encoder | None, seen: list[str], t
     return {"us": round(min(warm), 1), "us_cold": round(min(cold), 1)}
 
 
+def by_length(detector: Detector, said: list[str]) -> dict[str, dict[str, float]]:
+    """CPU microseconds of prompts of so many characters, made of things that are `said`: by a scorer that has met their words, the best of
+    several rounds; and the first time, by a new scorer."""
+    rng = random.Random(11)
+    met: dict[str, float] = {}
+    first: dict[str, float] = {}
+    for chars in LENGTHS:
+        texts = [_prompt(rng, said, chars) for _ in range(LENGTH_PROMPTS)]
+        scorer = Scorer(detector.head)
+        scorer.score("hello")
+        first[str(chars)] = round(_timed(scorer, texts), 1)
+        met[str(chars)] = round(min(_timed(scorer, texts) for _ in range(LENGTH_ROUNDS)), 1)
+    return {"us_by_chars": met, "us_by_chars_first": first}
+
+
+def _prompt(rng: random.Random, said: list[str], chars: int) -> str:
+    """Sentences, cut at so many characters."""
+    return ". ".join(each.capitalize() for each in rng.choices(said, k=chars))[:chars]
+
+
 def _timed(scorer: Scorer, texts: list[str]) -> float:
     start = time.process_time_ns()
     for text in texts:
@@ -140,6 +171,8 @@ def table(result: dict[str, Any]) -> str:
     for name, each in {"mix": result, **result["alone"]}.items():
         lines.append(f"{name:17} {each['auroc']:6.2f} {each['fpr95']:6.2f} {each['aupr']:6.2f}")
     lines.append(f"{result['us']} us a prompt ({result['us_cold']} us from a cold start)")
+    if "us_by_chars" in result:
+        lines.append("by characters: " + ", ".join(f"{chars}: {us} us" for chars, us in result["us_by_chars"].items()))
     for name, better in (
         ("auroc", result["auroc"] >= result["goal"]["auroc"]),
         ("fpr95", result["fpr95"] <= result["goal"]["fpr95"]),

@@ -6,15 +6,18 @@ kept; the rest is a few small numpy calls. The same text always gives the same b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.ood.encoded import ENCODED, Encoded, encoded_scores
-from policies.ood.features import pieces, word_columns
+from policies.ood.features import word_columns
 from policies.ood.wordpiece import WordPieces
+from policies.ood.words import KEPT_WORDS_MAX, WordRows
 
 Floats: TypeAlias = NDArray[np.float32]
 Status: TypeAlias = Literal["ok", "unavailable"]
@@ -24,8 +27,8 @@ SCORES = ("energy", "joint_energy", "surprise", "distance", "unseen")
 the cosine to the nearest prototype; share of the text that no training text had."""
 MEANING = "meaning"
 """A further score of a detector that was fitted with a pretrained table: energy of a small network over the sum of the vectors."""
-KEPT_WORDS_MAX = 16_384
-"""Words whose sums a scorer keeps; what comes after them is computed each time."""
+_SHORTEST = np.float32(1e-9)
+"""Of a projection, so that none is divided by nothing."""
 
 
 class Head(NamedTuple):
@@ -82,21 +85,25 @@ UNAVAILABLE = Scored(float("nan"), float("nan"), "unavailable")
 
 
 class Scorer:
-    """Scores texts by a head. Keeps what it computed for words, up to `KEPT_WORDS_MAX`; not for use by several threads at once."""
+    """Scores texts by a head. Keeps what it computed for words, up to a limit; not for use by several threads at once."""
 
-    def __init__(self, head: Head, encode: Callable[[str], Floats] | None = None) -> None:
-        """`encode`: a text to its unit vector, by the encoder that the head was fitted with. Raises ValueError where it is missing."""
+    def __init__(self, head: Head, encode: Callable[[str], Floats] | None = None, kept: int = KEPT_WORDS_MAX) -> None:
+        """`encode`: a text to its unit vector, by the encoder that the head was fitted with. `kept`: the words that are kept. Raises
+        ValueError where the encoder is missing."""
         if head.encodes and encode is None:
             raise ValueError("the detector was fitted with a sentence encoder, and there is none here")
-        self._head = head
         self._encode = encode if head.encodes else None
+        self._pieces = WordPieces(head.vocabulary) if head.vocabulary else None
+        columns, width = head.weights.shape[1], head.vectors.shape[1]
+        self._inputs = slice(columns - width, columns)
         # A column of each squared norm beside the weights, so that one sum over words gives everything.
         square = head.idf * head.idf
-        self._rows = np.column_stack([head.weights, square * head.seen, square])
-        self._pieces = WordPieces(head.vocabulary) if head.vocabulary else None
-        width = head.vectors.shape[1]
-        self._inputs = slice(head.weights.shape[1] - width, head.weights.shape[1])
-        self._words: dict[str, Floats] = {}
+        self._words = WordRows(columns + 2, self._added, kept)
+        self._rows = self._words.columns
+        self._rows[:, :columns] = head.weights
+        self._rows[:, columns] = square * head.seen
+        self._rows[:, columns + 1] = square
+        self._head = head._replace(weights=head.weights[:0].copy())  # they stand in the rows, and are megabytes
 
     def score(self, text: str | None, vector: Floats | None = None) -> Scored:
         """The energy and the mixed score; `unavailable` for no text, or one without a single word or sign. `vector`: the encoder's of
@@ -108,29 +115,52 @@ class Scorer:
 
     def scores(self, text: str, vector: Floats | None = None) -> Floats | None:
         """All of the head's scores, or None for a text without a word or sign."""
-        words, pairs = pieces(text)
-        if not words:
+        total = self._words.sum(text)
+        if total is None:
             return None
-        kept = self._words
-        total = np.add.reduce([kept[word] if word in kept else self._word(word) for word in words])
-        if pairs:
-            total = total + np.add.reduce(self._rows[list(pairs)])
-        vectors = None if self._encode is None else (self._encode(text) if vector is None else vector)[None]
-        row: Floats = from_sums(self._head, total[None], vectors)[0]
+        if self._encode is None:
+            return from_sum(self._head, total)
+        row: Floats = from_sums(self._head, total[None], (self._encode(text) if vector is None else vector)[None])[0]
         return row
 
-    def _word(self, word: str) -> Floats:
-        columns = word_columns(word)
-        row: Floats = np.add.reduce(self._rows[columns])
-        if len(set(columns)) < len(columns):
-            # A column that stands twice counts four times in a squared length. Those that two words share are not looked for.
-            distinct, times = np.unique(columns, return_counts=True)
-            row[-2:] = (times * times).astype(np.float32) @ self._rows[distinct, -2:]
-        if self._pieces and (numbers := self._pieces.numbers(word)):
-            row[self._inputs] += np.add.reduce(self._head.vectors[numbers])
-        if len(self._words) < KEPT_WORDS_MAX:
-            self._words[word] = row
-        return row
+    def _added(self, words: Sequence[str]) -> Floats:
+        """(n, W): what each word adds."""
+        columns = [word_columns(word) for word in words]
+        taken = self._rows.take(list(chain.from_iterable(columns)), 0)
+        rows = np.empty((len(words), taken.shape[1]), np.float32)
+        end = 0
+        for word, own, row in zip(words, columns, rows, strict=True):
+            start, end = end, end + len(own)
+            np.add.reduce(taken[start:end], out=row)
+            if len(set(own)) < len(own):
+                # A column that stands twice counts four times in a squared length. Those that two words share are not looked for.
+                counts = Counter(own)
+                distinct = sorted(counts)
+                squares = np.array([counts[column] ** 2 for column in distinct], np.float32)
+                row[-2:] = squares @ self._rows[distinct, -2:]
+            if self._pieces and (numbers := self._pieces.numbers(word)):
+                row[self._inputs] += np.add.reduce(self._head.vectors[numbers])
+        return rows
+
+
+def from_sum(head: Head, total: Floats) -> Floats:
+    """(len(SCORES) or one more,): the scores of one text by its summed rows (W,), but those of an encoder. What `from_sums` says of that
+    text alone, to the last bit, in half of its time."""
+    classes = head.classes
+    logits = total[: 2 * classes] / np.sqrt(total[-1]) + head.bias
+    softmax = logits[:classes]
+    top = np.maximum.reduce(softmax)
+    energy = -(top + np.log(np.add.reduce(np.exp(softmax - top))))
+    joint = -np.add.reduce(np.logaddexp(0, logits[classes:]))
+    end = head.weights.shape[1] - head.vectors.shape[1]
+    place = total[2 * classes : end]
+    length = np.sqrt(np.add.reduce(np.square(place)))
+    nearest = np.maximum.reduce(head.prototypes @ place) / max(length, _SHORTEST)
+    scores = [energy, joint, -top - energy, 1 - nearest, 1 - total[-2] / total[-1]]
+    if head.vocabulary:
+        further = network_logits(total[None, end:-2], head.hidden, head.out)[3]
+        scores.append(-logsumexp(further, further.max(axis=1))[0])
+    return np.array(scores, np.float32)
 
 
 def from_sums(head: Head, sums: Floats, vectors: Floats | None = None) -> Floats:
@@ -146,7 +176,7 @@ def from_sums(head: Head, sums: Floats, vectors: Floats | None = None) -> Floats
     end = head.weights.shape[1] - head.vectors.shape[1]
     place = sums[:, 2 * classes : end]
     length = np.sqrt(np.square(place).sum(axis=1))
-    nearest = (head.prototypes @ place.T).max(axis=0) / np.maximum(length, np.float32(1e-9))
+    nearest = (head.prototypes @ place.T).max(axis=0) / np.maximum(length, _SHORTEST)
     unseen = 1 - sums[:, -2] / sums[:, -1]
     scores = [energy, joint, -top - energy, 1 - nearest, unseen]
     if head.vocabulary:

@@ -8,7 +8,10 @@ new `FEATURES_VERSION`.
 from __future__ import annotations
 
 import re
-from itertools import pairwise
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import NamedTuple
 from zlib import crc32
 
@@ -38,19 +41,41 @@ class Pieces(NamedTuple):
 
 def pieces(text: str) -> Pieces:
     """Split a text, at most `policies.ood.text.TEXT_CHARS_MAX` characters of it. Any string is well, lone surrogates too."""
-    found = _WORDS.findall(bounded(text).lower())
+    found = words_in(bounded(text).lower())
     pairs = [pair_column(left, right) for left, right in dict.fromkeys(pairwise(found))]
     return Pieces(tuple(dict.fromkeys(found)), tuple(dict.fromkeys(pairs)))
 
 
+def words_in(lower: str) -> list[str]:
+    """The words and signs of a text in lower case, or of a run without blanks: no word goes over a blank."""
+    return _WORDS.findall(lower)
+
+
 def word_columns(word: str) -> list[int]:
     """The columns of a word: those of its n-grams, then its own. A column that two n-grams share stands twice."""
-    padded = f" {word} "
-    length = len(padded)
-    grams = [padded[i : i + size] for size in CHAR_SIZES if size <= length for i in range(length - size + 1)]
-    columns = [crc32(gram.encode("utf-8", "surrogatepass")) & _CHAR_MASK for gram in grams]
-    columns.append((1 << CHAR_BITS) + (_hashed(word) & _WORD_MASK))
+    padded = f" {word} ".encode("utf-8", "surrogatepass")
+    grams: Iterable[bytes]
+    if len(padded) == len(word) + 2:
+        grams = _grams(len(padded))(padded)
+    else:
+        ends = list(accumulate((len(sign.encode("utf-8", "surrogatepass")) for sign in word), initial=1))
+        ends = [0, *ends, ends[-1] + 1]
+        grams = [padded[ends[i] : ends[j]] for i, j in _spans(len(word) + 2)]
+    columns = [hashed & _CHAR_MASK for hashed in map(crc32, grams)]
+    columns.append((1 << CHAR_BITS) + (crc32(padded[1:-1]) & _WORD_MASK))
     return columns
+
+
+@lru_cache(WORD_CHARS_MAX + 2)
+def _spans(length: int) -> list[tuple[int, int]]:
+    """Where the n-grams of so many characters begin and end, shorter ones first."""
+    return [(i, i + size) for size in CHAR_SIZES if size <= length for i in range(length - size + 1)]
+
+
+@lru_cache(WORD_CHARS_MAX + 2)
+def _grams(length: int) -> Callable[[bytes], tuple[bytes, ...]]:
+    """Cuts that many bytes, of a character each, into n-grams. It needs `length` of 3 or more, which a word between blanks has."""
+    return itemgetter(*[slice(*span) for span in _spans(length)])
 
 
 def pair_column(left: str, right: str) -> int:

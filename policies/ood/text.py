@@ -33,8 +33,13 @@ def turns(messages: object) -> list[Turn]:
         return [Turn("user", messages)]
     if not isinstance(messages, Sequence):
         return []
-    recent = [each for each in messages[-TURNS_MAX:] if isinstance(each, Mapping) and isinstance(each.get("role"), str)]
-    return [Turn(each["role"], "\n".join(_texts(each.get("content")))) for each in recent]
+    found = []
+    for each in messages[-TURNS_MAX:]:
+        # What JSON is decoded to first: to ask an abstract class takes longer than the rest.
+        if (type(each) is dict or isinstance(each, Mapping)) and isinstance(role := each.get("role"), str):
+            content = each.get("content")
+            found.append(Turn(role, content if type(content) is str else "\n".join(_texts(content))))
+    return found
 
 
 def request_turns(body: Mapping[str, object]) -> list[Turn]:
@@ -69,5 +74,5 @@ def _texts(content: object) -> Iterable[str]:
         yield content
     elif isinstance(content, Sequence):
         for part in content:
-            if isinstance(part, Mapping) and isinstance(text := part.get("text"), str):
+            if (type(part) is dict or isinstance(part, Mapping)) and isinstance(text := part.get("text"), str):
                 yield text

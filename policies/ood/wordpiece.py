@@ -64,5 +64,7 @@ class WordPieces:
 
 def plain(text: str) -> str:
     """Lower case, without accents. A Chinese, Japanese or Korean ideograph stands alone."""
+    if text.isascii():
+        return text.lower()
     apart = "".join(f" {sign} " if "一" <= sign <= "鿿" else sign for sign in text.lower())
     return "".join(sign for sign in unicodedata.normalize("NFD", apart) if unicodedata.category(sign) != "Mn")

@@ -83,17 +83,6 @@ def test_offline_and_live_are_the_same_to_the_last_bit(detector: Detector, file:
     assert live.score(guard_text(turns(messages), "last_user")) == offline.score(guard_text(turns("how do i pay my invoice?"), "last_user"))
 
 
-def test_what_words_add_is_kept_only_so_far(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [each.text for each in examples(30, 7)]
-    before = bits(detector, texts)
-    monkeypatch.setattr(energy, "KEPT_WORDS_MAX", 2)
-    scorer = Scorer(detector.head)
-    for text in texts:
-        scorer.score(text)
-    assert len(scorer._words) == 2
-    assert bits(detector, texts) == before
-
-
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: repr(text[:8]))
 def test_any_text_has_a_finite_score_or_none(detector: Detector, text: str) -> None:
     scored = Scorer(detector.head).score(text)

@@ -1,0 +1,158 @@
+"""A scorer's sums against the definition: word by word and pair by pair, hashed and added up one after another."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Sequence
+from zlib import crc32
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.ood import words
+from policies.ood.artifact import Detector
+from policies.ood.energy import Floats, Scorer, from_sum, from_sums
+from policies.ood.features import CHAR_BITS, CHAR_SIZES, FEATURES, WORD_CHARS_MAX, pieces, word_columns, words_in
+from policies.ood.text import TEXT_CHARS_MAX
+from policies.ood.words import WordRows
+
+from .generated import examples, outsiders, small
+
+LEAST = 4 * TEXT_CHARS_MAX
+"""Words that a table must keep at least."""
+
+words_of = st.one_of(
+    st.sampled_from(
+        ["pay", "invoice", "Pay", "banana", "aaaa", "x", "İ", "ΣΑΣ", "straße", "3.14", "re-send?!", "…", "\ud800", "支付我的账单"]
+    ),
+    st.text(min_size=1, max_size=3 * WORD_CHARS_MAX),
+    st.text(alphabet="ab ?", min_size=1, max_size=12),
+    st.integers(0, 10**9).map(str),
+)
+texts = st.one_of(
+    st.lists(words_of, max_size=60).map(" ".join),
+    st.text(max_size=400),
+    st.text(alphabet="ab.\n\u3000\x1f支İ", max_size=3 * TEXT_CHARS_MAX),
+)
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return small().detector
+
+
+def defined(scorer: Scorer, text: str) -> Floats | None:
+    """The sum as the features define it."""
+    found = pieces(text)
+    if not found.words:
+        return None
+    rows = scorer._words.columns
+    total = np.add.reduce([added(rows, word) for word in found.words])
+    return total + np.add.reduce(rows[list(found.pairs)]) if found.pairs else total
+
+
+def added(rows: Floats, word: str) -> Floats:
+    """What a word adds: the rows of its columns, and the squares of columns that stand several times, in the order of the columns."""
+    columns = word_columns(word)
+    row = np.add.reduce(rows[columns])
+    distinct, times = np.unique(columns, return_counts=True)
+    if len(distinct) < len(columns):
+        row[-2:] = (times * times).astype(np.float32) @ rows[distinct, -2:]
+    return row
+
+
+def bits(values: Floats | None) -> bytes | None:
+    return None if values is None else values.tobytes()
+
+
+def test_a_sum_is_the_defined_one_to_the_last_bit(detector: Detector) -> None:
+    """By one scorer that has met all the texts before, so that what was kept is part of it."""
+    scorer = Scorer(detector.head, kept=LEAST)
+
+    @settings(max_examples=400, deadline=None)
+    @given(texts)
+    def check(text: str) -> None:
+        expected = defined(scorer, text)
+        assert bits(scorer._words.sum(text)) == bits(expected)
+        assert bits(scorer._words.sum(text)) == bits(expected), "the second time"
+        if expected is not None:
+            assert bits(scorer.scores(text)) == bits(from_sums(detector.head, expected[None])[0])
+
+    check()
+
+
+@pytest.mark.parametrize("text", ["", " \n\u3000", "a", "a a", "a" * 100_000, "pay " * 100_000, "İ" * 5_000, "ab?" * 5_000])
+def test_empty_and_enormous_texts(detector: Detector, text: str) -> None:
+    scorer = Scorer(detector.head)
+    assert bits(scorer._words.sum(text)) == bits(defined(scorer, text))
+
+
+def test_one_text_is_judged_as_in_a_batch(detector: Detector) -> None:
+    head, scorer = detector.head, Scorer(detector.head)
+    for text in [*[each.text for each in examples(40, 3)], *outsiders(40, 4), "?", "a"]:
+        total = scorer._words.sum(text)
+        assert total is not None
+        assert bits(from_sum(head, total)) == bits(from_sums(head, total[None])[0])
+
+
+def test_no_more_words_are_kept_than_said_and_the_common_ones_stay(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = Scorer(detector.head, kept=LEAST)
+    table = scorer._words
+    met: list[str] = []
+    compute = table._added
+
+    def watched(new: Sequence[str]) -> Floats:
+        met.extend(new)
+        return compute(new)
+
+    monkeypatch.setattr(table, "_added", watched)
+    rng = random.Random(6)
+    for _ in range(60):
+        text = "how do i pay my invoice " + " ".join(f"{rng.randrange(10**6):06}" for _ in range(250))
+        assert bits(table.sum(text)) == bits(defined(scorer, text))
+        assert len(table._words) <= LEAST
+        assert sorted([*table._free, *table._words.values()]) == list(range(LEAST))
+    assert len(met) > LEAST, "there was no need to forget"
+    assert met.count("invoice") == 1, "what every text has was forgotten"
+
+
+def test_runs_are_forgotten_before_they_take_much(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "KEPT_RUNS_CHARS_MAX", 1_000)
+    scorer = Scorer(detector.head)
+    table = scorer._words
+    for number in range(100):
+        text = f"pay-my-{number} " + "x?" * number
+        assert bits(table.sum(text)) == bits(defined(scorer, text))
+        assert sum(map(len, table._runs)) <= table._runs_chars <= 1_000 + TEXT_CHARS_MAX + 2 * words._RUN_CHARS
+    assert "pay-my-0" not in table._runs
+
+
+@pytest.mark.parametrize("most", [0, LEAST - 1, 1 << 17])
+def test_a_table_that_could_not_hold_a_text_is_refused(most: int) -> None:
+    with pytest.raises(ValueError, match=f"{most} words to keep: it must be {LEAST} to 65536"):
+        WordRows(4, lambda new: np.zeros((len(new), 4), np.float32), most)
+
+
+def test_blanks_part_runs_as_they_part_words() -> None:
+    """Of every character there is: what `split` takes for a blank, no word has, and lower case is at most twice as long."""
+    for code in range(sys.maxunicode + 1):
+        sign = chr(code)
+        assert bool(sign.split()) == bool(words_in(sign)), hex(code)
+        assert len(sign.lower()) <= 2, hex(code)
+
+
+@settings(max_examples=300, deadline=None)
+@given(words_of)
+def test_the_columns_of_a_word_are_the_hashes_of_its_n_grams(word: str) -> None:
+    """By the string, gram by gram."""
+
+    def hashed(text: str) -> int:
+        return crc32(text.encode("utf-8", "surrogatepass"))
+
+    padded = f" {word} "
+    grams = [padded[i : i + size] for size in CHAR_SIZES for i in range(len(padded) - size + 1)]
+    assert word_columns(word) == [*(hashed(gram) % (1 << CHAR_BITS) for gram in grams), (1 << CHAR_BITS) + hashed(word) % (1 << 13)]
+    assert max(word_columns(word)) < FEATURES
