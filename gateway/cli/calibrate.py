@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gateway.cli.admin_client import add_admin_options
 from gateway.cli.calibrate_records import from_records
 from gateway.cli.options import whole
-from gateway.cli.output import USAGE, WELL, CommandError, add_output, hint, print_json, table
+from gateway.cli.output import USAGE, WELL, CommandError, add_output, check_folder, hint, print_json, table
 from policies import calibrated
 from policies.calibrated import Binding, Calibration, CalibrationError
 from policies.calibration import pairs, picture, procedure
+from policies.deferral import FEATURES
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         terms.check()
     except CalibrationError as error:
         raise CommandError(str(error), USAGE) from error
+    if args.out:
+        check_folder(Path(args.out))
     lines = ""
     try:
         if recorded:
@@ -78,7 +82,23 @@ def run(args: argparse.Namespace) -> int:
         print(_text(found, judged) + (f"\n\n{lines}" if lines else ""))
     for path in written:
         hint(f"wrote {path}")
+    if written:
+        for doubt in _doubts(found):
+            hint(f"warning: {doubt}")
     return WELL
+
+
+def _doubts(found: Calibration) -> Iterator[str]:
+    """Why no policy, or not every one, may name the file: what it will be refused for is better known before it is rolled out."""
+    binding = found.binding
+    foreign = [feature for feature in found.model.features if feature not in FEATURES]
+    if foreign:
+        known = ", ".join(FEATURES)
+        yield f"no policy can go by it: it has learned from {', '.join(foreign)}, which a gateway does not compute; it computes {known}"
+    if binding.backend is None:
+        yield "no policy can go by it: it is for no backend; --backend NAME says whose replies the lines are of"
+    if binding.prefix_tokens is None:
+        yield "it judges whole replies, as hold: all does; for a hold of N tokens calibrate with --prefix-tokens N"
 
 
 def _cost(text: str) -> tuple[float, float]:
