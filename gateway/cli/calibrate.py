@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     cascade.add_argument("--epsilon", type=float, default=0.01, help="quality that may be lost at most, 0..1 (default 0.01: one point)")
     cascade.add_argument("--confidence", type=float, default=0.95, help="of the promise (default 0.95)")
     cascade.add_argument("--cost", required=True, help="what a request costs on each model, in any unit: small=0.3,large=1")
-    cascade.add_argument("--out", help="file to write; the curve goes beside it (.curve.json, and .curve.png or .curve.svg)")
+    cascade.add_argument("--out", help="file to write; the curve goes beside it (.curve.json and .curve.png)")
     cascade.add_argument("--evaluate", help="JSONL of pairs to apply the calibration to")
     cascade.add_argument("--backend", help="the backend that the calibration is for")
     cascade.add_argument(
@@ -134,11 +134,7 @@ def _write(path: Path, found: Calibration) -> list[str]:
         curve = path.with_suffix(".curve.json")
         curve.write_bytes(picture.as_json(found))
         drawn = path.with_suffix(".curve.png")
-        png = picture.as_png(found)
-        if png is None:
-            drawn = path.with_suffix(".curve.svg")
-            hint("matplotlib is not installed (extra `plot`): the curve is drawn as SVG")
-        drawn.write_bytes(png if png is not None else picture.as_svg(found).encode())
+        drawn.write_bytes(picture.as_png(found))
         part = path.with_name(path.name + ".part")
         part.write_bytes(calibrated.write(found))
         part.replace(path)
