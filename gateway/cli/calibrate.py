@@ -70,6 +70,10 @@ def run(args: argparse.Namespace) -> int:
             binding = _binding(args)
             data = _read(args.data, binding)
         train = _read(args.train, binding) if args.train else None
+        if train is not None and train.digest == data.digest:
+            raise CommandError(
+                "--train and --data have the same lines: a threshold that is chosen where the score was learned promises nothing"
+            )
         found = procedure.calibrate(data, train, terms, binding, args.seed)
         judged = procedure.evaluate(found, _read(args.evaluate, binding)) if args.evaluate else None
     except CalibrationError as error:

@@ -67,6 +67,11 @@ def test_what_no_policy_will_take_is_said_at_once(files: list[str], tmp_path: Pa
     assert "warning" not in capsys.readouterr().err
 
 
+def test_lines_that_the_score_was_learned_on_certify_nothing(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*files, "--train", files[3]]) == 1
+    assert "--train and --data have the same lines" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_not_there_is_noticed_before_the_work(
     files: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
