@@ -159,7 +159,8 @@ class Cascade:
             return ()
         mirrors = [Mirror("audit_deferred", outcome.backend, outcome.call, audit.agree) for outcome in audited]
         if accepted and sample(features.exchange_id, f"{self._route}.audit.accepted", audit.accepted_percent):
-            mirrors.append(Mirror("audit_accepted", self.last.backends()[0], answered.call, audit.agree))
+            first, *others = self.last.backends()
+            mirrors.append(Mirror("audit_accepted", first, answered.call, audit.agree, tuple(others)))
         return tuple(mirrors)
 
 

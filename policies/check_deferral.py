@@ -38,8 +38,15 @@ def check_condition(findings: Findings, path: str, route: Route, stage: Stage, w
         if depth >= DEPTH_MAX:
             findings.error(f"{path}.{name}", f"rules within rules go {DEPTH_MAX} levels deep at the most")
             continue
+        if name == "all" and len(parts) > 1 and any(map(_calibrated, parts)):
+            findings.warning(f"{path}.all", "more is accepted than the calibration alone would accept: what it promises does not hold here")
         for index, part in enumerate(parts):
             check_condition(findings, f"{path}.{name}[{index}]", route, stage, part, depth + 1)
+
+
+def _calibrated(when: DeferWhen) -> bool:
+    """Whether a calibration stands in a rule, at whatever depth."""
+    return when.calibration is not None or any(map(_calibrated, (*when.any, *when.all)))
 
 
 def _check_score(findings: Findings, path: str, stage: Stage, when: DeferWhen, score: ScoreName) -> None:

@@ -221,7 +221,8 @@ class Judgement(msgspec.Struct, frozen=True):
 class Mirror(msgspec.Struct, frozen=True):
     """A copy that is made off the client's path, once it has its answer. It never changes an answer.
 
-    `audit_accepted`: the same request to `backend`, whose reply is compared with that of call `call`, which was accepted.
+    `audit_accepted`: the same request to `backend`, or to the first of `others` that answers where it fails; the reply is compared with
+    that of call `call`, which was accepted.
     `audit_deferred`: call `call`, to `backend`, was deferred and is let finish; its reply is compared with the answer.
     """
 
@@ -229,6 +230,7 @@ class Mirror(msgspec.Struct, frozen=True):
     backend: str
     call: int
     agree: Agreement
+    others: tuple[str, ...] = ()
 
 
 @final

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gateway.cli.admin_client import add_admin_options
 from gateway.cli.calibrate_records import from_records
 from gateway.cli.options import whole
-from gateway.cli.output import USAGE, WELL, CommandError, add_output, hint, print_json, table
+from gateway.cli.output import USAGE, WELL, CommandError, add_output, check_folder, hint, print_json, table
 from policies import calibrated
 from policies.calibrated import Binding, Calibration, CalibrationError
 from policies.calibration import pairs, picture, procedure
+from policies.deferral import FEATURES
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     cascade.add_argument("--epsilon", type=float, default=0.01, help="quality that may be lost at most, 0..1 (default 0.01: one point)")
     cascade.add_argument("--confidence", type=float, default=0.95, help="of the promise (default 0.95)")
     cascade.add_argument("--cost", required=True, help="what a request costs on each model, in any unit: small=0.3,large=1")
-    cascade.add_argument("--out", help="file to write; the curve goes beside it (.curve.json, and .curve.png or .curve.svg)")
+    cascade.add_argument("--out", help="file to write; the curve goes beside it (.curve.json and .curve.png)")
     cascade.add_argument("--evaluate", help="JSONL of pairs to apply the calibration to")
     cascade.add_argument("--backend", help="the backend that the calibration is for")
     cascade.add_argument(
@@ -58,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         terms.check()
     except CalibrationError as error:
         raise CommandError(str(error), USAGE) from error
+    if args.out:
+        check_folder(Path(args.out))
     lines = ""
     try:
         if recorded:
@@ -66,6 +70,10 @@ def run(args: argparse.Namespace) -> int:
             binding = _binding(args)
             data = _read(args.data, binding)
         train = _read(args.train, binding) if args.train else None
+        if train is not None and train.digest == data.digest:
+            raise CommandError(
+                "--train and --data have the same lines: a threshold that is chosen where the score was learned promises nothing"
+            )
         found = procedure.calibrate(data, train, terms, binding, args.seed)
         judged = procedure.evaluate(found, _read(args.evaluate, binding)) if args.evaluate else None
     except CalibrationError as error:
@@ -78,7 +86,23 @@ def run(args: argparse.Namespace) -> int:
         print(_text(found, judged) + (f"\n\n{lines}" if lines else ""))
     for path in written:
         hint(f"wrote {path}")
+    if written:
+        for doubt in _doubts(found):
+            hint(f"warning: {doubt}")
     return WELL
+
+
+def _doubts(found: Calibration) -> Iterator[str]:
+    """Why no policy, or not every one, may name the file: what it will be refused for is better known before it is rolled out."""
+    binding = found.binding
+    foreign = [feature for feature in found.model.features if feature not in FEATURES]
+    if foreign:
+        known = ", ".join(FEATURES)
+        yield f"no policy can go by it: it has learned from {', '.join(foreign)}, which a gateway does not compute; it computes {known}"
+    if binding.backend is None:
+        yield "no policy can go by it: it is for no backend; --backend NAME says whose replies the lines are of"
+    if binding.prefix_tokens is None:
+        yield "it judges whole replies, as hold: all does; for a hold of N tokens calibrate with --prefix-tokens N"
 
 
 def _cost(text: str) -> tuple[float, float]:
@@ -114,11 +138,7 @@ def _write(path: Path, found: Calibration) -> list[str]:
         curve = path.with_suffix(".curve.json")
         curve.write_bytes(picture.as_json(found))
         drawn = path.with_suffix(".curve.png")
-        png = picture.as_png(found)
-        if png is None:
-            drawn = path.with_suffix(".curve.svg")
-            hint("matplotlib is not installed (extra `plot`): the curve is drawn as SVG")
-        drawn.write_bytes(png if png is not None else picture.as_svg(found).encode())
+        drawn.write_bytes(picture.as_png(found))
         part = path.with_name(path.name + ".part")
         part.write_bytes(calibrated.write(found))
         part.replace(path)

@@ -159,7 +159,8 @@ def as_text(found: Explanation) -> str:
 def worded_mirror(mirror: Mirror) -> str:
     """A copy that is made off the client's path."""
     if mirror.purpose == "audit_accepted":
-        return f"audit: {mirror.backend} is asked the same, and the two are compared ({mirror.agree})"
+        others = f" (where it fails, {', then '.join(mirror.others)})" if mirror.others else ""
+        return f"audit: {mirror.backend}{others} is asked the same, and the two are compared ({mirror.agree})"
     return f"audit: {mirror.backend} may finish its deferred reply, and the two are compared ({mirror.agree})"
 
 

@@ -9,14 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gateway.cli.histogram import Group, histogram
 from gateway.cli.options import between
-from gateway.cli.output import USAGE, WELL, CommandError, add_output, hint, print_json, readable
+from gateway.cli.output import USAGE, WELL, CommandError, add_output, check_folder, hint, print_json, readable
 from gateway.cli.pretrained import PRETRAINED, Pretrained, read_encoder, read_table
 from gateway.cli.texts import read_lines
 from gateway.scoring.pretrained import installed
 from policies.ood.artifact import dumps
-from policies.ood.calibrate import TEXTS_ADVISED, CalibrationError
+from policies.ood.calibrate import TEXTS_ADVISED, CalibrationError, threshold
 from policies.ood.fit import STEPS, Example, FitError, Fitted, fit
 from policies.ood.table import NO_TABLE
 from policies.ood.text import TEXT_KINDS, TextKind
@@ -47,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     outliers = examples(args.outliers, args.text) if args.outliers else []
     known = {each.text for each in train}
     fresh = [each for each in holdout if each.text not in known]
+    _check(fresh, len(holdout), args.keep_percent)
+    check_folder(Path(args.out), USAGE)
     wanted: Pretrained = args.pretrained
     if wanted == "auto":
         wanted = "table" if installed() else "none"
@@ -68,6 +72,16 @@ def run(args: argparse.Namespace) -> int:
     if len(fitted.holdout) < TEXTS_ADVISED:
         hint(f"\nwarning: {len(fitted.holdout)} held-out texts; with {TEXTS_ADVISED} or more the kept share is known better")
     return WELL
+
+
+def _check(fresh: list[Example], held: int, keep_percent: float) -> None:
+    """Before the minutes that a fit takes. Raises CommandError where the held-out texts are too few for a threshold."""
+    fit_for_it = sum(bool(each.text.strip()) for each in fresh)
+    try:
+        threshold(np.zeros(fit_for_it), keep_percent)
+    except CalibrationError as error:
+        known = f": {held - len(fresh)} of --holdout are in --train, too" if len(fresh) < held else ""
+        raise CommandError(f"{error}{known}", USAGE) from None
 
 
 def examples(path: str, kind: TextKind) -> list[Example]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -37,6 +39,14 @@ def print_json(value: object) -> None:
 def hint(text: str) -> None:
     """Something for people, on stderr."""
     print(text, file=sys.stderr)
+
+
+def check_folder(path: Path, exit_code: int = WRONG) -> None:
+    """To be called before minutes of work whose result goes to a file. Raises CommandError where its folder takes none."""
+    if not path.parent.is_dir():
+        raise CommandError(f"cannot write {path}: there is no folder {path.parent}", exit_code)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise CommandError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'its folder may not be written to'}", exit_code)
 
 
 def table(rows: Iterable[Sequence[object]], *, indent: str = "  ") -> str:

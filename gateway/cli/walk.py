@@ -196,7 +196,7 @@ def worded_assessment(found: Assessment, threshold: float) -> str:
     if found.unanswered:
         return "unscored: it needs a sentence encoder, which is not run here; --ood true or --ood false assumes what it finds"
     if found.in_distribution is None:
-        return "unscored: the request has no text that could be"
+        return "unscored: the request has no text"
     where = "in distribution" if found.in_distribution else "out of distribution"
     if found.score is None:
         return f"{where}, as assumed"

@@ -186,7 +186,11 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="headgate-fit-") as name:
         work = Path(name)
-        card = {"detector": fit_detector(work), "calibration": calibrate(work, load_library())}
+        try:
+            card = {"detector": fit_detector(work), "calibration": calibrate(work, load_library())}
+        except subprocess.CalledProcessError as error:
+            refused = f"`headgate {' '.join(error.cmd[3:5])}` has refused, as it says above; nothing was written"
+            raise SystemExit(f"python -m gateway.embedded.fit: {refused}") from None
         for made in (DETECTOR, CALIBRATION):
             (folder / made).write_bytes((work / made).read_bytes())
     (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")

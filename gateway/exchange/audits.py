@@ -1,8 +1,8 @@
 """Audits of exchanges: a sampled decision of a cascade is checked once the client has its answer (`policies.plan.Mirror`).
 
-An accepted answer: the last stage is asked the same, as by a client whose route has no other backend, so that limits, breakers, timeouts
-and costs are those of any call. A deferred reply: its call is let finish. Then the two replies are compared, and the exchange's record,
-which has waited for that, goes out.
+An accepted answer: the last stage is asked the same, as by a client whose route has nothing else, so that limits, breakers, timeouts,
+costs and the backend that stands in for another are those of any request. A deferred reply: its call is let finish. Then the two replies
+are compared, and the exchange's record, which has waited for that, goes out.
 
 Nothing here delays or fails an answer, and nothing waits for room: what cannot be audited is left out, and the record says why.
 """
@@ -21,7 +21,8 @@ from gateway.link.messages import AuditRecord, CallRecord, ExchangeRecord
 from gateway.protocol.said import SaidReader
 from gateway.wire.base import Observer
 from policies.agreement import Said, agree
-from policies.plan import Agreement, Answer, CallError, Mirror, Plan, call
+from policies.failover import Failover
+from policies.plan import Agreement, CallError, Mirror
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class _Check:
         self.asking: Exchange | None = None
         """The call for the audit alone, while it is under way."""
         self.call: CallRecord | None = None
-        """And what came of it."""
+        """And what came of it; of the last where several failed over."""
 
     @property
     def over(self) -> bool:
@@ -204,7 +205,7 @@ class Audit:
             exchange_id=order.exchange_id,
             request_id=order.request_id,
             route=order.route,
-            plan=_one_call(check.mirror.backend),
+            plan=Failover((check.mirror.backend, *check.mirror.others)).plan(),
             targets=order.targets,
             measures=order.measures.beside(),
             policy_version=order.policy_version,
@@ -221,7 +222,7 @@ class Audit:
     def _asked(self, check: _Check, record: ExchangeRecord) -> None:
         """The call for the audit has ended."""
         check.asking = None
-        check.call = record.calls[0] if record.calls else None
+        check.call = record.calls[-1] if record.calls else None
         if check.why:
             return  # it was given up, by who waits for no more
         if record.code == 200:
@@ -257,7 +258,8 @@ class Audit:
             else:
                 agreed = self._agreed(check.mirror.agree, answer, other)
                 check.why = "not_comparable" if agreed is None else ""
-        return AuditRecord(check.mirror.purpose, check.mirror.backend, agreed, check.why, check.call)
+        backend = check.mirror.backend if check.call is None else check.call.backend
+        return AuditRecord(check.mirror.purpose, backend, agreed, check.why, check.call)
 
     def _agreed(self, how: Agreement, answer: Said | None, other: Said | None) -> bool | None:
         if answer is None or other is None:
@@ -267,10 +269,6 @@ class Audit:
         except Exception:
             log.exception("two replies could not be compared", extra={"exchange_id": self._exchange.order.exchange_id})
             return None
-
-
-def _one_call(backend: str) -> Plan:
-    return Answer((yield from call(backend)))
 
 
 @final

@@ -220,6 +220,12 @@ class ClientConnection:
             if self._ticket is ticket:
                 self._finish(ticket, reusable=True)
 
+    # A request's body is whole and in memory before it is sent: there is nobody to be told to wait.
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
     def eof_received(self) -> bool:
         return False  # close; connection_lost knows what it means
 

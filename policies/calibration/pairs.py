@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -16,6 +17,8 @@ from policies.calibrated import FEATURES_MAX, CalibrationError
 ROWS_MAX = 2_000_000
 ERRORS_MAX = 10
 """Bad lines that one error names."""
+_NOT_FINITE = re.compile(rb"[:,[]\s*(NaN|-?Infinity)\b")
+_NO_JSON = "; NaN and Infinity are no JSON: write null for a log-probability that is not known"
 SEGMENT = "segment"
 """The name under which a line's segment is a feature."""
 
@@ -102,7 +105,7 @@ def read(lines: Iterable[bytes], name: str, *, logits: bool = False, prefix_toke
             line = decoder.decode(text)
             rows.append(_features(line, logits, prefix_tokens))
         except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-            wrong.append(f"{name}:{number}: {error}")
+            wrong.append(f"{name}:{number}: {error}{_NO_JSON if _NOT_FINITE.search(text) else ''}")
             if len(wrong) == ERRORS_MAX:
                 break
             continue

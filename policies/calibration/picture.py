@@ -1,16 +1,19 @@
-"""The cost-quality curve of a calibration, for people: JSON, SVG, and PNG where matplotlib is installed."""
+"""The cost-quality curve of a calibration, for people: JSON, and PNG, drawn by matplotlib where that is installed."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from io import BytesIO
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 
 from policies.calibrated import Calibration, Point
+from policies.calibration.raster import Canvas
 
-WIDTH, HEIGHT, EDGE = 640, 400, 60
+WIDTH, HEIGHT, EDGE = 770, 495, 70
+GREY, BLUE, RED, BLACK = (150, 150, 150), (32, 48, 102), (204, 51, 51), (0, 0, 0)
 
 
 def as_json(calibration: Calibration) -> bytes:
@@ -34,43 +37,50 @@ def chosen(calibration: Calibration) -> Point | None:
     return Point(calibration.threshold, calibration.deferred.estimate, calibration.loss.estimate, calibration.saving.estimate)
 
 
-def as_svg(calibration: Calibration) -> str:
-    """Loss of quality against saving, epsilon as a line, the chosen threshold as a dot."""
+def as_png(calibration: Calibration) -> bytes:
+    """Loss of quality against saving, epsilon as a dashed line, the chosen threshold as a dot."""
+    try:
+        return _plotted(calibration, import_module("matplotlib.figure"))
+    except ImportError:
+        return _drawn(calibration)
+
+
+def _drawn(calibration: Calibration) -> bytes:
+    """With what is always there."""
     points = calibration.curve
-    savings = [point.saving for point in points] or [0.0]
+    savings = [100 * point.saving for point in points] or [0.0]
     losses = [100 * point.loss for point in points] + [0.0, 200 * calibration.epsilon]
     left, right = min(savings), max(max(savings), min(savings) + 1e-9)
     low, high = min(losses), max(losses)
 
-    def x(saving: float) -> float:
-        return EDGE + (saving - left) / (right - left) * (WIDTH - 2 * EDGE)
+    def place(saving: float, loss: float) -> tuple[float, float]:
+        across, up = (100 * saving - left) / (right - left), (100 * loss - low) / (high - low)
+        return EDGE + across * (WIDTH - 2 * EDGE), HEIGHT - EDGE - up * (HEIGHT - 2 * EDGE)
 
-    def y(loss: float) -> float:
-        return HEIGHT - EDGE - (loss - low) / (high - low) * (HEIGHT - 2 * EDGE)
-
-    path = " ".join(f"{x(point.saving):.1f},{y(100 * point.loss):.1f}" for point in points)
-    line = y(100 * calibration.epsilon)
+    canvas = Canvas(WIDTH, HEIGHT)
+    bottom = HEIGHT - EDGE
+    canvas.line((EDGE, EDGE), (EDGE, bottom), BLACK)
+    canvas.line((EDGE, bottom), (WIDTH - EDGE, bottom), BLACK)
+    line = place(0, calibration.epsilon)[1]
+    canvas.line((EDGE, line), (WIDTH - EDGE, line), GREY, dashed=True)
+    canvas.text((EDGE + 10, line - 20), f"epsilon, {100 * calibration.epsilon:g} points", GREY)
+    places = [place(point.saving, point.loss) for point in points]
+    for start, end in pairwise(places):
+        canvas.line(start, end, BLUE)
     dot = chosen(calibration)
-    mark = f'<circle cx="{x(dot.saving):.1f}" cy="{y(100 * dot.loss):.1f}" r="5" fill="#c33"/>' if dot is not None else ""
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="12">'
-        f'<rect width="100%" height="100%" fill="white"/>'
-        f'<line x1="{EDGE}" y1="{line:.1f}" x2="{WIDTH - EDGE}" y2="{line:.1f}" stroke="#999" stroke-dasharray="4"/>'
-        f'<text x="{EDGE}" y="{line - 5:.1f}" fill="#666">epsilon {100 * calibration.epsilon:g} points</text>'
-        f'<polyline points="{path}" fill="none" stroke="#236" stroke-width="2"/>{mark}'
-        f'<text x="{EDGE}" y="{HEIGHT - EDGE + 20}">{100 * left:.0f} %</text>'
-        f'<text x="{WIDTH - EDGE}" y="{HEIGHT - EDGE + 20}" text-anchor="end">{100 * right:.0f} %</text>'
-        f'<text x="{WIDTH / 2}" y="{HEIGHT - 20}" text-anchor="middle">saving</text>'
-        f'<text x="{EDGE}" y="{EDGE - 10}">quality lost, points: {low:.1f} to {high:.1f}</text></svg>\n'
-    )
+    if dot is not None:
+        canvas.dot(place(dot.saving, dot.loss), 6, RED)
+        canvas.text((WIDTH - EDGE, EDGE - 50), "dot: the threshold in force", RED, ends=True)
+    canvas.text((EDGE - 8, EDGE - 8), f"{high:.1f}", ends=True)
+    canvas.text((EDGE - 8, bottom - 8), f"{low:.1f}", ends=True)
+    canvas.text((EDGE, EDGE - 30), "quality lost, points")
+    canvas.text((EDGE, bottom + 12), f"{left:.0f}%")
+    canvas.text((WIDTH - EDGE, bottom + 12), f"{right:.0f}%", ends=True)
+    canvas.text((WIDTH - EDGE, bottom + 36), "saving, % of the large cost", ends=True)
+    return canvas.png()
 
 
-def as_png(calibration: Calibration) -> bytes | None:
-    """None where matplotlib is not installed (extra `plot`)."""
-    try:
-        figure_module: Any = import_module("matplotlib.figure")
-    except ImportError:
-        return None
+def _plotted(calibration: Calibration, figure_module: Any) -> bytes:
     figure = figure_module.Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([100 * point.saving for point in calibration.curve], [100 * point.loss for point in calibration.curve], label="any threshold")

@@ -202,7 +202,7 @@ def exchange(accepted: bool | None = None, deferred: bool | None = None, **more:
 def test_a_sampled_accepted_reply_is_asked_of_the_last_stage_too() -> None:
     audited = rule(last={"failover": ["big", "huge"]}, audit={"accepted_percent": 50, "agree": "label"})
     answer = play(audited, {"small": SURE}, features=exchange(accepted=True)).answer
-    assert answer.mirrors == (Mirror("audit_accepted", "big", 0, "label"),)
+    assert answer.mirrors == (Mirror("audit_accepted", "big", 0, "label", ("huge",)),)
     assert play(audited, {"small": SURE}, features=exchange(accepted=False)).answer.mirrors == ()
     assert play(audited, {"small": UNSURE}, features=exchange(accepted=True)).answer.mirrors == ()
     limited = rule(audit={"accepted_percent": 50}, defer_limit={"percent": 40})

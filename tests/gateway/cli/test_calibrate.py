@@ -9,6 +9,7 @@ import pytest
 
 from gateway.cli.main import main
 from policies import calibrated
+from policies.deferral import FEATURES
 from tests.policies.calibration.lines import traffic
 
 
@@ -42,9 +43,41 @@ def test_round_trip(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixt
     rows = [json.loads(line)["features"] for line in Path(held).read_text(encoding="utf-8").splitlines()]
     assert sum(made.defers(row) is True for row in rows) / len(rows) == pytest.approx(report["evaluation"]["deferred"])
     assert all(Path(name).stat().st_size > 100 for name in report["files"])
-    assert {Path(name).suffix for name in report["files"]} >= {".json"}
+    assert [Path(name).name for name in report["files"]] == ["calibration.curve.json", "calibration.curve.png", "calibration.json"]
     points = json.loads((tmp_path / "calibration.curve.json").read_bytes())["points"]
     assert len(points) > 10
+
+
+def test_what_no_policy_will_take_is_said_at_once(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(files) == 0
+    assert capsys.readouterr().err == "", "no file, nothing to warn of"
+    out = str(tmp_path / "calibration.json")
+    assert main([*files, "--out", out, "--output", "json"]) == 0
+    made, said = calibrated.read(Path(out).read_bytes()), capsys.readouterr().err
+    foreign = [feature for feature in made.model.features if feature not in FEATURES]
+    assert foreign, "these lines have features of their own"
+    assert f"warning: no policy can go by it: it has learned from {', '.join(foreign)}, which" in said
+    assert "warning: no policy can go by it: it is for no backend; --backend NAME" in said
+    assert "warning: it judges whole replies, as hold: all does" in said
+    data = tmp_path / "evidence.jsonl"
+    sure = [{"evidence": {"logprobs": [-0.1 * (n % 7)] * 8}, "quality": {"small": n % 7 < 5, "large": True}} for n in range(200)]
+    data.write_text("".join(json.dumps(line) + "\n" for line in sure).replace("true", "1").replace("false", "0"))
+    bound = ["--backend", "small", "--prefix-tokens", "8"]
+    assert main(["calibrate", "cascade", "--data", str(data), "--cost", "small=0.2,large=1", "--out", out, *bound]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_lines_that_the_score_was_learned_on_certify_nothing(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*files, "--train", files[3]]) == 1
+    assert "--train and --data have the same lines" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_noticed_before_the_work(
+    files: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("policies.calibration.procedure.calibrate", lambda *args: pytest.fail("the work was done"))
+    assert main([*files, "--out", "/nowhere/calibration.json"]) == 1
+    assert "cannot write /nowhere/calibration.json: there is no folder /nowhere" in capsys.readouterr().err
 
 
 def test_people_are_told_the_promise(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:

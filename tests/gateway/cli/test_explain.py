@@ -166,6 +166,14 @@ def test_a_cascade_step_by_step_with_why(cascade: Path, request_file: Path, caps
     assert limited[-1] == "verdict small serves it (primary), flagged low confidence"
 
 
+def test_an_audit_fails_over_as_the_last_stage_does(cascade: Path, request_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    third = "  - {name: huge, kind: openai, replicas: [http://127.0.0.1:8003], model: huge}\nroutes:"
+    text = CASCADE.replace("routes:", third, 1).replace("last: big", "last: {failover: [big, huge]}", 1)
+    cascade.write_text(text)
+    said = lines(capsys, cascade, request_file, "--ood", "false", "--scores", "small=mean_logprob:-0.1")[-1]
+    assert said == "after audit: big (where it fails, huge) is asked the same, and the two are compared (label)"
+
+
 def test_the_guard_is_asked_about_the_request_itself(cascade: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "odd.json"
     path.write_text(json.dumps(REQUEST | {"messages": [{"role": "user", "content": "the mitochondria of a volcano and a sonnet"}]}))
@@ -174,7 +182,7 @@ def test_the_guard_is_asked_about_the_request_itself(cascade: Path, tmp_path: Pa
     assert (answer["ood"], answer["backend"], answer["reason"], len(answer["steps"])) == ("true", "big", "ood", 1)  # type: ignore[arg-type]
     path.write_text(json.dumps(REQUEST | {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]}))
     answer = explained(capsys, cascade, path)
-    assert (answer["ood"], answer["status"]) == ("unscored", 422)
+    assert (answer["guard"], answer["ood"], answer["status"]) == ("support: unscored: the request has no text", "unscored", 422)
 
 
 def test_a_stage_that_is_not_asked_is_shown(cascade: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

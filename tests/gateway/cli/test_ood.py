@@ -71,9 +71,26 @@ def test_the_report_and_the_picture(fitted: Path, capsys: pytest.CaptureFixture[
 def test_bad_lines_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, message: str) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(line + "\n")
-    assert main(["fit", "ood", "--train", str(path), "--holdout", str(path), "--out", str(tmp_path / "d.npz")]) == 2
+    held = write(tmp_path / "held.jsonl", [{"text": each.text} for each in examples(30, 2)])
+    assert main(["fit", "ood", "--train", str(path), "--holdout", held, "--out", str(tmp_path / "d.npz")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "d.npz").exists()
+
+
+def test_what_would_be_in_vain_is_refused_before_the_fit(
+    fitted: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.cli.fit.fit", lambda *args, **kwargs: pytest.fail("minutes were spent"))
+    train, held = str(fitted / "train.jsonl"), str(fitted / "holdout.jsonl")
+    few = write(fitted / "few.jsonl", [{"text": " "}, *({"text": each.text} for each in examples(18, 2))])
+    for holdout, out, message in (
+        (train, fitted / "d.npz", "at least 19 held-out texts, and there are 0: 160 of --holdout are in --train, too"),
+        (few, fitted / "d.npz", "at least 19 held-out texts, and there are 18\n"),
+        (held, fitted / "none" / "d.npz", f"cannot write {fitted / 'none' / 'd.npz'}: there is no folder {fitted / 'none'}"),
+        (held, fitted, f"cannot write {fitted}: it is a folder"),
+    ):
+        assert main(["fit", "ood", "--train", train, "--holdout", holdout, "--out", str(out)]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_detector_that_is_not_there_or_truncated(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,6 +64,19 @@ def test_a_pair_has_the_real_log_probabilities(library: Library) -> None:
     assert all(len(each) == fit.TOP for each in top)
 
 
+def test_what_a_command_refuses_is_said_without_a_traceback(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fit, "fit_detector", lambda work: {})
+    monkeypatch.setattr(fit, "load_library", lambda: library)
+    monkeypatch.setattr(fit, "pairs", lambda *args: [])
+    monkeypatch.setattr("sys.argv", ["fit", "--out", str(tmp_path / "fitted")])
+    with pytest.raises(SystemExit, match="`headgate calibrate cascade` has refused, as it says above; nothing was written"):
+        fit.main()
+    assert "has no lines" in capfd.readouterr().err
+    assert list((tmp_path / "fitted").iterdir()) == []
+
+
 def test_both_are_made_by_the_commands_that_anybody_has(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, count in (("TRAIN", 120), ("HOLDOUT", 60), ("LEARN", 60), ("CERTIFY", 60), ("JUDGE", 40)):
         monkeypatch.setattr(fit, name, fit.Part(getattr(fit, name).seed, count))

@@ -23,11 +23,18 @@ from tests.gateway.exchange.test_cascade import token
 ACCEPTED, DEFERRED = "audit_accepted", "audit_deferred"
 
 
-def plan(*stages: str, accepted: float = 100, deferred: float = 100, agree: Agreement = "exact", serve_held: bool = False) -> Plan:
+def plan(
+    *stages: str,
+    accepted: float = 100,
+    deferred: float = 100,
+    agree: Agreement = "exact",
+    serve_held: bool = False,
+    last: tuple[str, ...] = ("big",),
+) -> Plan:
     verbs = [Call(name, Hold(tokens=1), Evidence()) for name in stages or ("small",)]
     compiled = tuple(CompiledStage(verb.backend, verb, OneScore("mean_logprob", -0.5), serve_unscored=True) for verb in verbs)
     audit = CompiledAudit(accepted, deferred, agree)
-    return Cascade("main", compiled, Failover(("big",)), serve_held=serve_held, audit=audit).decide(Features("x-1", "chat", "chat"))
+    return Cascade("main", compiled, Failover(last), serve_held=serve_held, audit=audit).decide(Features("x-1", "chat", "chat"))
 
 
 def whole(text: str, logprob: float | None = None) -> bytes:
@@ -50,7 +57,7 @@ def streams(rig: Rig, name: str, *words: str, logprob: float | None = None) -> N
 
 def accepted_rig(**options: Any) -> Rig:
     """An accepted answer that is whole: `yes sir`."""
-    rig = Rig(plan(**{name: options.pop(name) for name in ("agree", "accepted") if name in options}), **options)
+    rig = Rig(plan(**{name: options.pop(name) for name in ("agree", "accepted", "last") if name in options}), **options)
     streams(rig, "small", "yes", " sir", logprob=-0.1)
     return rig
 
@@ -227,6 +234,20 @@ def test_an_audit_that_the_backend_refuses_is_an_error_of_the_audit_alone() -> N
     rig.call("big").reply(400, JSON, b'{"error":{"message":"too long for me"}}')
     assert (audit(rig).why, audit(rig).call and audit(rig).call.status) == ("error", 400)  # type: ignore[union-attr]
     assert rig.reply.status == 200
+
+
+def test_where_the_last_stage_fails_over_so_does_its_audit() -> None:
+    rig = accepted_rig(last=("big", "huge"), backends=("small", "big", "huge"))
+    rig.call("big").reply(500, JSON, b'{"error":{"message":"down"}}')
+    streams(rig, "huge", "yes sir")
+    found = audit(rig)
+    assert (found.backend, found.agreed, found.why) == ("huge", True, "")
+    assert found.call is not None
+    assert (found.call.backend, found.call.result) == ("huge", "ok")
+    rig = accepted_rig(last=("big", "huge"), backends=("small", "big", "huge"))
+    rig.call("big").reply(500, JSON, b'{"error":{"message":"down"}}')
+    rig.call("huge").reply(500, JSON, b'{"error":{"message":"down"}}')
+    assert (audit(rig).backend, audit(rig).agreed, audit(rig).why) == ("huge", None, "error")
 
 
 @pytest.mark.parametrize("before", [True, False])

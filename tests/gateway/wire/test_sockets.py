@@ -111,6 +111,18 @@ async def test_one_connection_serves_many_requests() -> None:
         pool.close()
 
 
+async def test_a_body_larger_than_the_sockets_take_is_no_fault() -> None:
+    """The loop tells a connection to pause, and later to go on: it must be able to hear it."""
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    async with serving(echo) as place:
+        pool = place.pool()
+        large = bytes(range(256)) * 80_000
+        assert (await ask(pool, post(large))).body == large
+        pool.close()
+    assert faults == []
+
+
 async def test_many_at_once() -> None:
     async with serving(echo) as place:
         pool = place.pool()

@@ -58,6 +58,8 @@ def test_minus_infinity_has_features_and_broken_evidence_has_none() -> None:
         (b'{"features": {"x": "high"}, "quality": {"small": 0, "large": 1}}', "features"),
         (b'{"features": {"segment": 1}, "quality": {"small": 0, "large": 1}}', "a field of its own"),
         (b'{"features": {"tokens": 1}, "evidence": {"logprobs": [-1]}, "quality": {"small": 0, "large": 1}}', "one or the other"),
+        (b'{"evidence": {"logprobs": [-1, NaN]}, "quality": {"small": 0, "large": 1}}', "are no JSON: write null for a log-probability"),
+        (b'{"features": {"x": -Infinity}, "quality": {"small": 0, "large": 1}}', "NaN and Infinity are no JSON"),
         (b'{"evidence": {"logprobs": [-1], "top_logprobs": []}, "quality": {"small": 0, "large": 1}}', "one list a token"),
     ],
 )
