@@ -11,7 +11,7 @@ from policies.ood import network
 from policies.ood.artifact import dumps, loads
 from policies.ood.encoded import ENCODED, distances, encoded_scores
 from policies.ood.encoder import Encoder, EncoderError
-from policies.ood.energy import MEANING, SCORES, Scorer, from_sums
+from policies.ood.energy import MEANING, SCORES, Scorer, from_sum, from_sums
 from policies.ood.fit import Example, Fitted, fit
 from policies.ood.mixing import auroc
 from policies.ood.network import train
@@ -54,6 +54,14 @@ def test_a_table_adds_a_score(with_table: Fitted) -> None:
     at = head.scores.index(MEANING)
     assert auroc(near[:, at], far[:, at]) > 80
     assert auroc(near @ head.mix, far @ head.mix) > 98
+
+
+def test_one_text_is_judged_as_in_a_batch_with_a_table_too(with_table: Fitted) -> None:
+    head, scorer = with_table.detector.head, Scorer(with_table.detector.head)
+    for text in [*[each.text for each in examples(40, 3)], *outsiders(40, 4), "quasar", "İstanbul?"]:
+        total = scorer._words.sum(text)
+        assert total is not None
+        assert from_sum(head, total).tobytes() == from_sums(head, total[None])[0].tobytes()
 
 
 def test_a_word_that_no_training_text_had_is_placed_by_the_table(with_table: Fitted) -> None:
