@@ -110,11 +110,13 @@ def test_no_more_words_are_kept_than_said_and_the_common_ones_stay(detector: Det
 
     monkeypatch.setattr(table, "_added", watched)
     rng = random.Random(6)
-    for _ in range(60):
-        text = "how do i pay my invoice " + " ".join(f"{rng.randrange(10**6):06}" for _ in range(250))
+    for number in range(60):
+        # The common words come late, so that it is not their age that keeps them.
+        text = ("how do i pay my invoice " if number > 20 else "") + " ".join(f"{rng.randrange(10**6):06}" for _ in range(250))
         assert bits(table.sum(text)) == bits(defined(scorer, text))
         assert len(table._words) <= LEAST
         assert sorted([*table._free, *table._words.values()]) == list(range(LEAST))
+    assert met.index("invoice") > LEAST // 2
     assert len(met) > LEAST, "there was no need to forget"
     assert met.count("invoice") == 1, "what every text has was forgotten"
 
