@@ -84,10 +84,17 @@ def mutant(original: bytes, chance: random.Random, lines: Sequence[bytes], other
     return bytes(data)
 
 
+def places(data: bytes, chance: random.Random) -> list[int]:
+    """Where to cut it: anywhere, or, as senders do, between lines, where a reader that looks for whole chunks begins."""
+    if chance.random() < 0.5:
+        return [at + 1 for at, byte in enumerate(data) if byte == 0x0A and chance.random() < 0.5]
+    return [chance.randrange(len(data) + 1) for _ in range(chance.randint(1, 8))]
+
+
 def judge(side: Side, case: Case, chance: random.Random) -> Verdict:
     """Read it whole, in random pieces and with a known head, and by h11."""
     mine = side.ours(case)
-    cuts = [chance.randrange(len(case.data) + 1) for _ in range(chance.randint(1, 8))]
+    cuts = places(case.data, chance)
     if not side.same(case, pieces := side.ours(case, cuts), mine):
         return Verdict("pieces", f"{mine[0]} whole, {pieces[0]} in pieces", True)
     taught = side.ours(case, taught=True)
