@@ -14,8 +14,8 @@ from gateway.protocol.stripping import LOGPROBS_NAME, NOTHING, UNREADABLE, choic
 _TEXT: Final = re.compile(rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+')
 """What may stand between the quotes of a JSON string; escaped surrogates, which must come in pairs, are left to the parser."""
 text_at: Final = _TEXT.match
-_PLAIN_BYTES_MAX: Final = 64
-"""Of a text that are looked at one by one, which is quicker than the pattern for a token or two."""
+_PLAIN_BYTES_MAX: Final = 0 if __file__.endswith(".py") else 64
+"""Of a text that are looked at one by one, which is quicker than the pattern for a token or two where this is compiled."""
 _QUOTE: Final = 0x22
 _BACKSLASH: Final = 0x5C
 _SPACE: Final = 0x20
