@@ -6,16 +6,14 @@ kept; the rest is a few small numpy calls. The same text always gives the same b
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.ood.encoded import ENCODED, Encoded, encoded_scores
-from policies.ood.features import word_columns
+from policies.ood.new_words import NewWords
 from policies.ood.wordpiece import WordPieces
 from policies.ood.words import KEPT_WORDS_MAX, WordRows
 
@@ -99,10 +97,11 @@ class Scorer:
         # A column of each squared norm beside the weights, so that one sum over words gives everything.
         square = head.idf * head.idf
         self._words = WordRows(columns + 2, self._added, kept)
-        self._rows = self._words.columns
-        self._rows[:, :columns] = head.weights
-        self._rows[:, columns] = square * head.seen
-        self._rows[:, columns + 1] = square
+        rows = self._words.columns
+        rows[:, :columns] = head.weights
+        rows[:, columns] = square * head.seen
+        rows[:, columns + 1] = square
+        self._new = NewWords(rows)
         self._head = head._replace(weights=head.weights[:0].copy())  # they stand in the rows, and are megabytes
 
     def score(self, text: str | None, vector: Floats | None = None) -> Scored:
@@ -123,23 +122,13 @@ class Scorer:
         row: Floats = from_sums(self._head, total[None], (self._encode(text) if vector is None else vector)[None])[0]
         return row
 
-    def _added(self, words: Sequence[str]) -> Floats:
-        """(n, W): what each word adds."""
-        columns = [word_columns(word) for word in words]
-        taken = self._rows.take(list(chain.from_iterable(columns)), 0)
-        rows = np.empty((len(words), taken.shape[1]), np.float32)
-        end = 0
-        for word, own, row in zip(words, columns, rows, strict=True):
-            start, end = end, end + len(own)
-            np.add.reduce(taken[start:end], out=row)
-            if len(set(own)) < len(own):
-                # A column that stands twice counts four times in a squared length. Those that two words share are not looked for.
-                counts = Counter(own)
-                distinct = sorted(counts)
-                squares = np.array([counts[column] ** 2 for column in distinct], np.float32)
-                row[-2:] = squares @ self._rows[distinct, -2:]
-            if self._pieces and (numbers := self._pieces.numbers(word)):
-                row[self._inputs] += np.add.reduce(self._head.vectors[numbers])
+    def _added(self, words: Sequence[str], hashes: Sequence[int]) -> Floats:
+        """(n, W): what each word adds. Shorter ones come first, with the CRC of each."""
+        rows = self._new.rows(words, hashes)
+        if self._pieces:
+            for word, row in zip(words, rows, strict=True):
+                if numbers := self._pieces.numbers(word):
+                    row[self._inputs] += np.add.reduce(self._head.vectors[numbers])
         return rows
 
 

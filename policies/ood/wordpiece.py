@@ -12,6 +12,7 @@ PIECE_WORD_CHARS_MAX = 100
 KEPT_WORDS_MAX = 16_384
 """Words whose pieces are kept; what comes after them is split each time."""
 
+_INSIDE = "##"
 _WORDS = re.compile(r"[^\W_]+|[^\w\s]|_")
 
 
@@ -23,6 +24,13 @@ class WordPieces:
         self._numbers = {piece: number for number, piece in enumerate(vocabulary)}
         if missing := {UNKNOWN, START, END} - self._numbers.keys():
             raise ValueError(f"the vocabulary has no {', '.join(sorted(missing))}")
+        self._chars: dict[str, int] = {}
+        """Of what pieces begin with (`##` where inside a word, and up to two characters): the characters of the longest."""
+        for piece in vocabulary:
+            marks = 2 * piece.startswith(_INSIDE)
+            for skipped in {0, marks}:
+                begin = piece[: skipped + 2]
+                self._chars[begin] = max(self._chars.get(begin, 0), len(piece) - skipped)
         self._words: dict[str, tuple[int, ...]] = {}
 
     def numbers(self, text: str) -> list[int]:
@@ -51,8 +59,10 @@ class WordPieces:
         found: list[int] = []
         start = 0
         while start < len(word):
-            for end in range(len(word), start, -1):
-                piece = word[start:end] if not start else f"##{word[start:end]}"
+            marks = _INSIDE if start else ""
+            longest = self._chars.get(marks + word[start : start + 2], 1)
+            for end in range(min(len(word), start + longest), start, -1):
+                piece = marks + word[start:end]
                 if piece in self._numbers:
                     found.append(self._numbers[piece])
                     start = end

@@ -7,9 +7,9 @@ its row stands in one array with those of all pairs, and the column of a pair is
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 from typing import TypeAlias
 from zlib import crc32
 
@@ -30,9 +30,7 @@ _TEXT_WORDS_MAX = 2 * TEXT_CHARS_MAX
 """Words of a text: lower case may have twice its characters."""
 _WORD_BYTES_MAX = 4 * WORD_CHARS_MAX
 _WORD_MASK = (1 << WORD_BITS) - 1
-_WORDS_AT_ONCE = 16
-"""New ones: their columns' rows are copied, up to 130 of each."""
-_BYTE_ROWS = 256 * np.arange(4)
+_BYTE_ROWS = 256 * np.arange(4)[:, None]
 _UP = np.arange(2 * _TEXT_WORDS_MAX, dtype=np.uint16)
 _DOWN = _UP[::-1].copy()
 
@@ -40,9 +38,9 @@ _DOWN = _UP[::-1].copy()
 class WordRows:
     """Rows (W wide) of columns, and of the words that were met. Not for use by several threads at once."""
 
-    def __init__(self, width: int, added: Callable[[Sequence[str]], Floats], most: int = KEPT_WORDS_MAX) -> None:
-        """`added`: what each of n words adds, (n, W). `most`: words that are kept, at least twice what one text may have, and no more than
-        two bytes can number."""
+    def __init__(self, width: int, added: Callable[[Sequence[str], Sequence[int]], Floats], most: int = KEPT_WORDS_MAX) -> None:
+        """`added`: what each of n words adds, (n, W), by the words, shorter ones first, and the CRC of each. `most`: words that are kept,
+        at least twice what one text may have, and no more than two bytes can number."""
         if not 2 * _TEXT_WORDS_MAX <= most <= 1 << 16:
             raise ValueError(f"{most} words to keep: it must be {2 * _TEXT_WORDS_MAX} to {1 << 16}")
         self._added = added
@@ -66,6 +64,7 @@ class WordRows:
         self._first = np.empty(FEATURES + most, np.uint16)
         self._numbers = np.empty(2 * _TEXT_WORDS_MAX, np.intp)
         self._taken: Floats = np.empty((2 * _TEXT_WORDS_MAX, width), np.float32)
+        _followed()  # made now, not by the first text
 
     def sum(self, text: str) -> Floats | None:
         """(W,): the rows of its words, added up in the order of the text, and those of its pairs; None where it has no word or sign."""
@@ -103,25 +102,32 @@ class WordRows:
             self._forget_words()
         if self._runs_chars > KEPT_RUNS_CHARS_MAX:
             self._forget_runs()
-        words = {run: words_in(run) for run in runs if run not in self._runs}
-        known = self._words
-        new = [word for word in dict.fromkeys(chain.from_iterable(words.values())) if word not in known]
-        for at in range(0, len(new), _WORDS_AT_ONCE):
-            self._take_in(new[at : at + _WORDS_AT_ONCE])
-        for run, its in words.items():
-            self._runs[run] = array("H", map(known.__getitem__, its)).tobytes()
-            self._runs_chars += len(run) + _RUN_CHARS
+        kept, known = self._runs, self._words
+        runs = [run for run in dict.fromkeys(runs) if run not in kept]
+        words = words_in(" ".join(runs))
+        if new := [word for word in dict.fromkeys(words) if word not in known]:
+            new.sort(key=len)
+            self._take_in(new)
+        places = array("H", map(known.__getitem__, words)).tobytes()
+        ends: Iterable[int] = range(2, len(places) + 2, 2)
+        if len(words) > len(runs):
+            # A run ends where a word of it does.
+            ends = map(dict(zip(accumulate(map(len, words)), ends, strict=True)).__getitem__, accumulate(map(len, runs)))
+        kept.update(zip(runs, [places[start:end] for start, end in pairwise(chain([0], ends))], strict=True))
+        self._runs_chars += sum(map(len, runs)) + _RUN_CHARS * len(runs)
 
     def _take_in(self, words: Sequence[str]) -> None:
         """Find places for words."""
         raw = [word.encode("utf-8", "surrogatepass") for word in words]
-        places = np.array([self._free.pop() for _ in words])
-        self._rows[places + FEATURES] = self._added(words)
         hashes = list(map(crc32, raw))
-        begun = np.array([crc32(b" ", each) for each in hashes], "<u4").view(np.uint8).reshape(-1, 4)
-        self._followed[places] = np.bitwise_xor.reduce(_shifted()[begun + _BYTE_ROWS], 1)
+        places = np.array(self._free[-len(words) :])
+        del self._free[-len(words) :]
+        self._rows[places + FEATURES] = self._added(words, hashes)
+        crcs = np.array(hashes, "<u4")
+        shares = _followed().take(crcs.view(np.uint8).reshape(-1, 4).T + _BYTE_ROWS, 0)
+        self._followed[places] = np.bitwise_xor.reduce(shares, 0)
         self._bytes[places] = list(map(len, raw))
-        self._ends[places] = [1 << CHAR_BITS | each & _WORD_MASK for each in hashes]
+        self._ends[places] = crcs & _WORD_MASK | 1 << CHAR_BITS
         self._words.update(zip(words, places.tolist(), strict=True))
 
     def _forget_words(self) -> None:
@@ -138,12 +144,15 @@ class WordRows:
 
 
 @cache
-def _shifted() -> NDArray[np.uint16]:
-    """(4 * 256, _WORD_BYTES_MAX + 1): the low bits of what each value of each byte of a CRC, lowest byte first, becomes after so many zero
-    bytes. A CRC is linear: crc32(a + b) = shifted(crc32(a), len(b)) ^ crc32(b), and the bytes' shares are added by ^."""
+def _followed() -> NDArray[np.uint16]:
+    """(4 * 256, _WORD_BYTES_MAX + 1): what each value of each byte of a word's CRC, lowest byte first, gives to the low bits of the hash of
+    a pair that the word begins, by the bytes of the second word. A CRC is linear: crc32(a + b) = shifted(crc32(a), len(b)) ^ crc32(b), and
+    the bytes' shares are added by ^; the blank's stands in those of the lowest byte."""
     found = np.zeros((4, 256, _WORD_BYTES_MAX + 1), np.uint16)
+    zeros = [crc32(bytes(n)) for n in range(_WORD_BYTES_MAX + 2)]
     for bit in range(32):
-        one = [(crc32(bytes(n), 1 << bit) ^ crc32(bytes(n))) & _WORD_MASK for n in range(_WORD_BYTES_MAX + 1)]
+        one = [(crc32(bytes(n), 1 << bit) ^ zeros[n]) & _WORD_MASK for n in range(1, _WORD_BYTES_MAX + 2)]
         table, low = found[bit // 8], 1 << bit % 8
         table[low : 2 * low] = table[:low] ^ np.array(one, np.uint16)
+    found[0] ^= np.array([(crc32(b" " + bytes(n)) ^ zeros[n]) & _WORD_MASK for n in range(_WORD_BYTES_MAX + 1)], np.uint16)
     return found.reshape(4 * 256, -1)

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from policies.ood import energy
 from policies.ood.artifact import ArtifactError, Detector, dumps, loads
 from policies.ood.energy import SCORES, UNAVAILABLE, Head, Scorer
+from policies.ood.features import word_columns
 from policies.ood.text import guard_text, turns
 
 from .generated import examples, outsiders, small
@@ -101,7 +101,7 @@ def test_no_text_is_unavailable(detector: Detector) -> None:
 def test_energy_is_minus_logsumexp_of_the_logits(detector: Detector) -> None:
     """By hand, with numpy's double precision, for a text of one word."""
     head = detector.head
-    columns = energy.word_columns("invoice")
+    columns = word_columns("invoice")
     counts = {column: columns.count(column) for column in columns}
     length = math.sqrt(sum((times * float(head.idf[column])) ** 2 for column, times in counts.items()))
     logits = sum(head.weights[column, : head.classes].astype(float) for column in columns) / length + head.bias[: head.classes]

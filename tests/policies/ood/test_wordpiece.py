@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from policies.ood import wordpiece
 from policies.ood.wordpiece import WordPieces, plain
@@ -29,6 +31,24 @@ def split(text: str, most: int = 100) -> list[str]:
 )
 def test_the_longest_pieces_are_taken(text: str, expected: str) -> None:
     assert split(text) == ["[CLS]", *expected.split(), "[SEP]"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text(alphabet="ab#", min_size=1, max_size=5), max_size=12), st.text(alphabet="ab#", min_size=1, max_size=12))
+def test_no_longer_piece_is_overlooked(pieces: list[str], word: str) -> None:
+    """By trying every length of every piece."""
+    vocabulary = list(dict.fromkeys(["[UNK]", "[CLS]", "[SEP]", *pieces]))
+    expected: list[int] = []
+    start = 0
+    while start < len(word):
+        marks = "##" if start else ""
+        ends = [end for end in range(start + 1, len(word) + 1) if marks + word[start:end] in vocabulary]
+        if not ends:
+            expected = [vocabulary.index("[UNK]")]
+            break
+        expected.append(vocabulary.index(marks + word[start : max(ends)]))
+        start = max(ends)
+    assert list(WordPieces(vocabulary)._word(word)) == expected
 
 
 def test_a_long_text_is_cut() -> None:

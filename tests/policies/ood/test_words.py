@@ -104,9 +104,9 @@ def test_no_more_words_are_kept_than_said_and_the_common_ones_stay(detector: Det
     met: list[str] = []
     compute = table._added
 
-    def watched(new: Sequence[str]) -> Floats:
+    def watched(new: Sequence[str], hashes: Sequence[int]) -> Floats:
         met.extend(new)
-        return compute(new)
+        return compute(new, hashes)
 
     monkeypatch.setattr(table, "_added", watched)
     rng = random.Random(6)
@@ -132,10 +132,22 @@ def test_runs_are_forgotten_before_they_take_much(detector: Detector, monkeypatc
     assert "pay-my-0" not in table._runs
 
 
+@pytest.mark.parametrize("alphabet", ["0123456789", "支付我的账单", "ab?!-", "x"])
+def test_texts_of_nothing_but_new_words(detector: Detector, alphabet: str) -> None:
+    """Of one word, of a few and of very many, with blanks and without."""
+    scorer = Scorer(detector.head)
+    rng = random.Random(alphabet)
+    for count in [*range(1, 20), 100, TEXT_CHARS_MAX]:
+        text = " ".join("".join(rng.choices(alphabet, k=rng.randint(1, 40))) for _ in range(count))
+        expected = defined(scorer, text)
+        assert bits(scorer._words.sum(text)) == bits(expected)
+        assert bits(Scorer(detector.head)._words.sum(text)) == bits(expected), "by a scorer that has met nothing"
+
+
 @pytest.mark.parametrize("most", [0, LEAST - 1, 1 << 17])
 def test_a_table_that_could_not_hold_a_text_is_refused(most: int) -> None:
     with pytest.raises(ValueError, match=f"{most} words to keep: it must be {LEAST} to 65536"):
-        WordRows(4, lambda new: np.zeros((len(new), 4), np.float32), most)
+        WordRows(4, lambda new, _: np.zeros((len(new), 4), np.float32), most)
 
 
 def test_blanks_part_runs_as_they_part_words() -> None:
