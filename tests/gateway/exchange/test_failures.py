@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.exchange.failure import retry_lines
+from gateway.exchange.leg import REPLY_BYTES_MAX
 from policies.plan import HOLD_ALL, Answer, Call, CallError, ErrorKind, Hold, Plan, ask, call
 from tests.gateway.exchange.rig import CONNECT, DONE, JSON, SSE, WHOLE, Rig, event, failover, single
 
@@ -141,12 +142,14 @@ def test_a_whole_reply_where_a_stream_was_asked_for_is_a_failed_call() -> None:
     assert rig.record.calls[0].message == "a whole reply came where a stream was asked for"
 
 
-def test_a_reply_too_large_to_hold_is_a_failed_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.exchange.leg.REPLY_BYTES_MAX", 1000)
+def test_a_reply_too_large_to_hold_is_a_failed_call() -> None:
     rig = Rig(single(HOLD_ALL))
     rig.call().head(200, SSE)
-    for _ in range(20):
-        rig.call().body(event("word"))
+    words = event("word" * 64 * 1024)
+    for _ in range(REPLY_BYTES_MAX // len(words)):
+        rig.call().body(words)
+    assert not rig.reply.started
+    rig.call().body(words)
     assert rig.reply.status == 502
     assert rig.record.calls[0].result == "too_large"
 
