@@ -9,6 +9,24 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 BYTES = b'\r\n\t \0:;,0123456789abcdefAXF\x7f\x80\xff\x0b\x0c"%/-+'
+FRAMING_LINES = (
+    b"Content-Length: 5\r\n",
+    b"Content-Length: 5, 5\r\n",
+    b"Content-Length: +5\r\n",
+    b"Content-Length: 0x5\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding: identity\r\n",
+    b"Transfer-Encoding: gzip, chunked\r\n",
+    b"Transfer-Encoding : chunked\r\n",
+    b"Transfer-Encoding:\tchunked\r\n",
+    b"Transfer-Encoding: chunked\t\r\n",
+    b"Transfer-Encoding: chunked\n",
+    b" folded\r\n",
+    b"X: a\rb\r\n",
+    b": empty\r\n",
+    b"Upgrade: h2c\r\nConnection: upgrade\r\n",
+)
+"""Fields that smuggle, in a request and in a response alike."""
 
 Outcome: TypeAlias = tuple[Any, ...]
 """What a reader made of a message: a word first (`request` or `response`, `refused`, `waiting`, `cut`), then what was read."""

@@ -10,7 +10,7 @@ import h11
 
 from gateway.wire.base import ServerLimits
 from gateway.wire.request_reader import RequestReader
-from loadtests.mutations.judging import Case, Outcome, Verdict, joined, mutant
+from loadtests.mutations.judging import FRAMING_LINES, Case, Outcome, Verdict, joined, mutant
 
 LIMITS = ServerLimits(body_bytes_max=100_000)
 SEEDS = (
@@ -23,22 +23,8 @@ SEEDS = (
     b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\nbody",
 )
 LINES = (
-    b"Content-Length: 5\r\n",
-    b"Content-Length: 5, 5\r\n",
-    b"Content-Length: +5\r\n",
-    b"Content-Length: 0x5\r\n",
-    b"Transfer-Encoding: chunked\r\n",
-    b"Transfer-Encoding: identity\r\n",
-    b"Transfer-Encoding: gzip, chunked\r\n",
-    b"Transfer-Encoding : chunked\r\n",
-    b"Transfer-Encoding:\tchunked\r\n",
-    b"Transfer-Encoding: chunked\t\r\n",
-    b"Transfer-Encoding: chunked\n",
-    b" folded\r\n",
+    *FRAMING_LINES,
     b"Host: evil\r\n",
-    b"X: a\rb\r\n",
-    b": empty\r\n",
-    b"Upgrade: h2c\r\nConnection: upgrade\r\n",
 )
 DECLINED = (b"upgrade", b"connection")
 """An upgrade that was offered is taken out of the fields, and with it what `connection` says of it (RFC 9110, 7.8)."""

@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.wire.base import ClientLimits
 from gateway.wire.client_connection import ClientConnection
-from loadtests.mutations.judging import Case, Outcome, Verdict, joined, mutant
+from loadtests.mutations.judging import FRAMING_LINES, Case, Outcome, Verdict, joined, mutant
 from tests.gateway.wire.rig import Listener, PoolRig
 
 LIMITS = ClientLimits()
@@ -45,27 +45,13 @@ SEEDS = (
     (b"POST", b"HTTP/1.1 500 Oops\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody"),
 )
 LINES = (
-    b"Content-Length: 5\r\n",
-    b"Content-Length: 5, 5\r\n",
-    b"Content-Length: +5\r\n",
-    b"Content-Length: 0x5\r\n",
-    b"Transfer-Encoding: chunked\r\n",
-    b"Transfer-Encoding: identity\r\n",
-    b"Transfer-Encoding: gzip, chunked\r\n",
+    *FRAMING_LINES,
     b"Transfer-Encoding: chunked, chunked\r\n",
-    b"Transfer-Encoding : chunked\r\n",
-    b"Transfer-Encoding:\tchunked\r\n",
-    b"Transfer-Encoding: chunked\n",
-    b"Transfer-Encoding: chunked\t\r\n",
     b"Transfer-Encoding: chunked \r\n",
     b"Connection: close\t\r\n",
     b"Connection: close\r\n",
     b"Connection: keep-alive\r\n",
     b"Connection: a, Close\r\n",
-    b" folded\r\n",
-    b"X: a\rb\r\n",
-    b": empty\r\n",
-    b"Upgrade: h2c\r\nConnection: upgrade\r\n",
     b"0\r\n",
     b"HTTP/1.1 100 Continue\r\n\r\n",
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n",
