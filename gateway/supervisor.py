@@ -64,8 +64,8 @@ def lock_state_dir(path: str) -> int:
 
 
 def gateway_specs(settings: Settings, sockets: Mapping[str, socket.socket], *, lock: int) -> tuple[list[ProcessSpec], list[ProcessSpec]]:
-    """The controller and the workers, and what is started once a policy needs it: the engine of the embedded models, and the process
-    that slow detectors are asked in. The controller holds the lock of the state folder, too: should the supervisor be killed, nobody
+    """The controller and the workers, and what is started once a policy needs it: the engine of the embedded models, and the
+    scoring process. The controller holds the lock of the state folder, too: should the supervisor be killed, nobody
     takes the folder before the controller has flushed."""
     environment = {process_settings.ENVIRONMENT_VARIABLE: process_settings.encode(settings)}
     fds = {name: each.fileno() for name, each in sockets.items()}

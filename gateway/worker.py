@@ -98,7 +98,7 @@ class Worker:
             left=self._client_left,
             in_flight=self.in_flight,
             audits=self.audits,
-            slow_detectors=self.scoring,
+            scoring=self.scoring,
         )
         acceptor = Acceptor(site, self.snapshots, trace_sample_percent=settings.trace_sample_percent, ready=lambda: not self._draining)
         self.server = Server(acceptor.handle, ServerLimits(), self.ticker, render_error=render_wire_error, hooks=WireHooks(self.counters))
@@ -207,7 +207,7 @@ class Worker:
             log.exception("the policy cannot be prepared", extra={"version": message.version})
             self.link.send(Prepared(message.version, f"{type(error).__name__}: {error}"))
         else:
-            self.scoring.know(dict.fromkeys(snapshot.slow_detectors.values(), message.files))
+            self.scoring.know(dict.fromkeys(snapshot.digests.values(), message.files))
             self.link.send(Prepared(message.version))
 
     def _swap(self, version: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.detector import SLOW_MAX, DetectorError, open_artifact, threshold_of
+from policies.detector import DETECTORS_MAX, SLOW_MAX, DetectorError, open_artifact, threshold_of
 from policies.errors import nearest, shown
 from policies.findings import Findings
 from policies.plan import CALLS_MAX
@@ -16,6 +16,9 @@ from policies.schema_rules import TO_REPLICA, Detector, Guard, Hedge
 def check_detectors(findings: Findings, detectors: Sequence[Detector]) -> None:
     """What is wrong with each, and with all of them together."""
     slow: set[str] = set()
+    artifacts = list(dict.fromkeys(detector.artifact for detector in detectors))
+    if len(artifacts) > DETECTORS_MAX:
+        findings.error("detectors", f"{len(artifacts)} artifacts, more than {DETECTORS_MAX}", "let routes share one")
     for index, detector in enumerate(detectors):
         path = f"detectors[{index}]"
         if _check_detector(findings, path, detector) and detector.artifact not in slow:

@@ -16,8 +16,12 @@ KEEP_PERCENT = 95.0
 """Where the policy gives no threshold."""
 UNAVAILABLE = Assessment("unavailable")
 UNANSWERED = Assessment("unavailable", unanswered=True)
+INLINE_BYTES_MAX = 512 * 1024
+"""What a text may fetch of a detector's rows on an event loop: some 0.1 milliseconds, where memory is slow."""
+DETECTORS_MAX = 16
+"""Artifacts of a policy: each takes 20 to 110 MB of every process that asks it."""
 SLOW_MAX = 4
-"""Detectors of a policy that need an encoder: each takes some 100 MB of the process that asks them."""
+"""Those of them that need an encoder: milliseconds a text, and one process asks them all."""
 
 
 class DetectorError(ValueError):
@@ -27,11 +31,11 @@ class DetectorError(ValueError):
 class CompiledDetector:
     """One detector of the policy, ready to be asked. Keeps what it computed for words, up to a limit; not for several threads at once.
 
-    One that needs a sentence encoder is `slow`: it takes milliseconds a text, so a process of its own asks it, by its `digest`, and
-    only what it found is judged here.
+    A text that costs more than an event loop should be held up for is left to a process of its own, which asks the same detector by its
+    `digest`; what it found is judged here. With a sentence encoder that is every text.
     """
 
-    __slots__ = ("_scorer", "_threshold", "_thresholds", "digest", "name", "slow", "text")
+    __slots__ = ("_rows_max", "_scorer", "_threshold", "_thresholds", "digest", "name", "text")
 
     def __init__(self, detector: Detector, data: bytes) -> None:
         """Raises DetectorError."""
@@ -41,10 +45,10 @@ class CompiledDetector:
         self.name = detector.name
         self.text: TextKind = fitted.facts.text
         """What of a request is scored."""
-        self.slow: bool = fitted.head.encodes
-        self.digest = sha256(data).hexdigest() if self.slow else ""
-        """SHA-256 of the artifact of a slow one."""
-        self._scorer = None if self.slow else Scorer(fitted.head)
+        self.digest = sha256(data).hexdigest()
+        """SHA-256 of the artifact."""
+        self._scorer = None if fitted.head.encodes else Scorer(fitted.head)
+        self._rows_max = 0 if self._scorer is None else INLINE_BYTES_MAX // self._scorer.row_bytes
         self._threshold = threshold_of(fitted, detector.threshold, None)
         self._thresholds = {name: threshold_of(fitted, detector.threshold, name) for name in fitted.calibration.segments}
 
@@ -52,11 +56,16 @@ class CompiledDetector:
         """A score above it is out of distribution."""
         return self._thresholds.get(segment, self._threshold) if segment is not None else self._threshold
 
-    def assess(self, text: str | None, segment: str | None = None) -> Assessment:
-        """Of a guard text; None, or a text without a word or sign, is unavailable. Not of a slow one."""
+    def assess(self, text: str | None, segment: str | None = None, *, inline: bool = False) -> Assessment | None:
+        """Of a guard text; None, or a text without a word or sign, is unavailable. Returns None where it cannot be said here: it takes a
+        sentence encoder or, `inline`, more than an event loop should be held up for."""
+        if text is None:
+            return UNAVAILABLE
         if self._scorer is None:
-            raise RuntimeError(f"the detector {self.name} needs a sentence encoder: it is asked in a process of its own")
-        found = self._scorer.score(text)
+            return None
+        found = self._scorer.score_within(text, self._rows_max) if inline else self._scorer.score(text)
+        if found.status == "dear":
+            return None
         if found.status != "ok" or found.score != found.score:
             return UNAVAILABLE
         return self.judged(found.score, found.energy, segment)

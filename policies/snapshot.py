@@ -104,8 +104,8 @@ class Snapshot:
         self.needs = needs
         self.detectors = detectors
         """Those that some guard asks, by name."""
-        self.slow_detectors = {name: each.digest for name, each in detectors.items() if each.slow}
-        """SHA-256 of the artifact of those that a process of its own asks, by name."""
+        self.digests = {name: each.digest for name, each in detectors.items()}
+        """SHA-256 of the artifact of each of them, by name."""
         self.stateful = frozenset(route.name for route in policy.routes if _has_state(route))
         """The routes whose `RouteState` changes what they decide."""
         self._by_model = by_model

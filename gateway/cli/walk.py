@@ -186,7 +186,7 @@ class Walk:
             found = Assessment("unavailable" if inside is None else "ok", None, None, inside)
         else:
             text = guard_text(request_turns(msgspec.json.decode(self._raw)), detector.text)
-            found = UNANSWERED if detector.slow else detector.assess(text, verb.segment)
+            found = detector.assess(text, verb.segment) or UNANSWERED
         self.guard = f"{verb.detector}: {worded_assessment(found, detector.threshold(verb.segment))}"
         return found
 

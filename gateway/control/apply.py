@@ -60,8 +60,7 @@ class Hooks(Protocol):
         ...
 
     async def open_detectors(self, digests: Mapping[str, str], folder: str) -> list[str]:
-        """Start the process that slow detectors are asked in, and have it read these (SHA-256 by name) from `folder`; why not, for
-        each that it cannot."""
+        """Start the scoring process, and have it read these (SHA-256 by name) from `folder`; why not, for each that it cannot."""
         ...
 
     def in_force(self, policy: Policy, version: str, files: Mapping[str, bytes]) -> None:
@@ -134,8 +133,8 @@ class Applier:
         self._hooks.preparing(policy)
         # Of a backend that changes both: its old replicas serve until the swap.
         self._probes.watch([*self._backends, *(backend for backend in policy.backends if backend not in self._backends)])
-        slow = snapshot.slow_detectors
-        errors = await self._hooks.open_detectors(slow, order.files) if slow else []
+        digests = snapshot.digests
+        errors = await self._hooks.open_detectors(digests, order.files) if digests else []
         if errors := errors or await self._fleet.prepare(order):
             raise PolicyError([problem(file, each) for each in errors])
         return order

@@ -26,7 +26,7 @@ from gateway.telemetry.trace_context import child_header
 from gateway.upstream.base import Ask
 from gateway.upstream.kinds import objection
 from gateway.wire.base import Reply
-from policies.detector import UNANSWERED, UNAVAILABLE
+from policies.detector import UNANSWERED
 from policies.plan import CALLS_MAX, Answer, Assess, Assessment, Call, CallError, Outcome, Race, Refuse, Result, Verdict, advance
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Exchange:
         self._resuming = False
         self._race: RaceRun | None = None
         self._asked: Asked | None = None
-        """The slow detector that the plan waits for."""
+        """What the scoring process has been asked, which the plan waits for."""
         self._alive: KeepAlive | None = None
         self._audit: Audit | None = None
         """Where the policy wants its answer audited."""
@@ -115,7 +115,7 @@ class Exchange:
             self._drive(decided)
 
     def _drive(self, result: Result | None) -> None:
-        """Feed the plan until it waits for a call or a slow detector, or has ended."""
+        """Feed the plan until it waits for a call or the scoring process, or has ended."""
         self._resuming = True
         try:
             while True:
@@ -145,19 +145,18 @@ class Exchange:
         self._refuse(ApiError(500, "server_error", "the gateway's policy failed on this request", code="policy_error"))
 
     def _assess(self, verb: Assess) -> Assessment | None:
-        """What a detector says; None where it is a slow one, which says it later."""
+        """What a detector says; None where the scoring process has been asked, which says it later."""
         detector, text = guarded(self.order, verb)
-        if not detector.slow:
-            return detector.assess(text, verb.segment)
-        if text is None:
-            return UNAVAILABLE
-        others = self._site.slow_detectors
-        if others is not None:
-            self._asked = others.ask(detector, text, verb.segment, self.order.deadline, self._assessed)
+        found = detector.assess(text, verb.segment, inline=True)
+        if found is not None or text is None:
+            return found
+        scoring = self._site.scoring
+        if scoring is not None:
+            self._asked = scoring.ask(detector, text, verb.segment, self.order.deadline, self._assessed)
         return UNANSWERED if self._asked is None else None
 
     def _assessed(self, found: Assessment) -> None:
-        """A slow detector has said what it found, or could not in time."""
+        """The scoring process has said what it found, or could not in time."""
         self._asked = None
         if not self._closed:
             self._drive(found)

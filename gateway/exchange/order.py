@@ -11,7 +11,7 @@ from gateway.exchange.recording import ContentKeeper
 from gateway.exchange.snapshot import Target
 from gateway.link.messages import ExchangeRecord
 from gateway.protocol.body import Body
-from gateway.scoring.base import SlowDetectors
+from gateway.scoring.base import Scoring
 from gateway.telemetry.trace_context import TraceContext
 from policies.plan import Plan
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Site:
     """What every exchange of a worker shares."""
 
-    __slots__ = ("audits", "call_later", "emit", "in_flight", "left", "new_id", "now", "slow_detectors")
+    __slots__ = ("audits", "call_later", "emit", "in_flight", "left", "new_id", "now", "scoring")
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Site:
         left: Callable[[str], None],
         in_flight: set[Exchange],
         audits: Audits | None = None,
-        slow_detectors: SlowDetectors | None = None,
+        scoring: Scoring | None = None,
     ) -> None:
         self.now = now
         self.call_later = call_later
@@ -49,7 +49,7 @@ class Site:
         """Exchanges under way."""
         self.audits = audits
         """None: nothing is audited, whatever a policy wants."""
-        self.slow_detectors = slow_detectors
+        self.scoring = scoring
         """None: what they would be asked is unscored."""
 
 

@@ -1,4 +1,4 @@
-"""What an exchange sees of the detectors that are too slow to be asked on the event loop."""
+"""What an exchange sees of the scoring process, which scores what would hold up the event loop."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Asked(Protocol):
         ...
 
 
-class SlowDetectors(Protocol):
-    """Asks them, and never waits."""
+class Scoring(Protocol):
+    """Asks detectors elsewhere, and never waits."""
 
     def ask(
         self, detector: CompiledDetector, text: str, segment: str | None, until: float, take: Callable[[Assessment], None]

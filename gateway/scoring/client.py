@@ -38,7 +38,7 @@ SETTLE_S = 1.0
 
 
 class ScoringClient:
-    """`gateway.scoring.base.SlowDetectors` over a Unix socket. It connects once a policy has a slow detector, and stays connected."""
+    """`gateway.scoring.base.Scoring` over a Unix socket. It connects once a policy has a detector, and stays connected."""
 
     def __init__(self, path: str, *, counters: Counters, connect: Connector | None = None) -> None:
         self._connect = connect or unix_connector(path)
@@ -51,7 +51,7 @@ class ScoringClient:
         self._number = 0
 
     def know(self, folders: Mapping[str, str]) -> None:
-        """Where each slow detector of a policy is read from, by its digest. The first one makes it connect."""
+        """Where each detector of a policy is read from, by its digest. The first one makes it connect."""
         for digest, folder in folders.items():
             self._folders.pop(digest, None)
             self._folders[digest] = folder
@@ -76,7 +76,7 @@ class ScoringClient:
     def ask(
         self, detector: CompiledDetector, text: str, segment: str | None, until: float, take: Callable[[Assessment], None]
     ) -> Waiting | None:
-        """See `gateway.scoring.base.SlowDetectors`."""
+        """See `gateway.scoring.base.Scoring`."""
         connection, folder = self._connection, self._folders.get(detector.digest)
         if connection is None or folder is None:
             self._count(detector, "away")

@@ -1,4 +1,4 @@
-"""The controller's end of the scoring process: before a policy comes into force, the process has read its slow detectors."""
+"""The controller's end of the scoring process: before a policy comes into force, the process has read its detectors."""
 
 from __future__ import annotations
 

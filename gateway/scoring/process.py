@@ -1,4 +1,4 @@
-"""The process that asks slow detectors, so that no event loop does: takes texts from every worker, scores those that wait together.
+"""The process that scores what would hold up an event loop: takes texts from every worker, scores those that wait together.
 
 One loop reads and writes, one thread computes. What waits is bounded, and what nobody waits for any more is not computed.
 """

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from policies.ood.encoded import ENCODED, Encoded, encoded_scores
 from policies.ood.new_words import NewWords
 from policies.ood.wordpiece import WordPieces
-from policies.ood.words import KEPT_WORDS_MAX, WordRows
+from policies.ood.words import KEPT_WORDS_MAX, TooDearError, WordRows
 
 Floats: TypeAlias = NDArray[np.float32]
-Status: TypeAlias = Literal["ok", "unavailable"]
+Status: TypeAlias = Literal["ok", "unavailable", "dear"]
+"""`unavailable`: no text, or one without a word or sign. `dear`: not scored, since it would cost more than it may."""
 
 SCORES = ("energy", "joint_energy", "surprise", "distance", "unseen")
 """In order: energy of the softmax head; energy of the one-against-all heads; -log of the largest softmax probability; one minus
@@ -72,7 +73,7 @@ class Head(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """The scores of one text. NaN where unavailable."""
+    """The scores of one text. NaN where it is not "ok"."""
 
     energy: float
     score: float
@@ -80,6 +81,7 @@ class Scored(NamedTuple):
 
 
 UNAVAILABLE = Scored(float("nan"), float("nan"), "unavailable")
+DEAR = Scored(float("nan"), float("nan"), "dear")
 
 
 class Scorer:
@@ -103,14 +105,24 @@ class Scorer:
         rows[:, columns + 1] = square
         self._new = NewWords(rows)
         self._head = head._replace(weights=head.weights[:0].copy())  # they stand in the rows, and are megabytes
+        self.row_bytes = 4 * (columns + 2)
+        """What is fetched from memory for a word that was met before, and for a pair of words."""
 
     def score(self, text: str | None, vector: Floats | None = None) -> Scored:
         """The energy and the mixed score; `unavailable` for no text, or one without a single word or sign. `vector`: the encoder's of
         this text, where it is known already."""
-        scores = self.scores(text, vector) if text is not None else None
-        if scores is None:
-            return UNAVAILABLE
-        return Scored(float(scores[0]), float(scores @ self._head.mix), "ok")
+        return self._scored(self.scores(text, vector) if text is not None else None)
+
+    def score_within(self, text: str | None, rows_max: int) -> Scored:
+        """The same where it costs no more than to fetch `rows_max` rows, else `dear`. Not with an encoder."""
+        try:
+            total = self._words.sum(text, rows_max) if text is not None else None
+        except TooDearError:
+            return DEAR
+        return self._scored(None if total is None else from_sum(self._head, total))
+
+    def _scored(self, scores: Floats | None) -> Scored:
+        return UNAVAILABLE if scores is None else Scored(float(scores[0]), float(scores @ self._head.mix), "ok")
 
     def scores(self, text: str, vector: Floats | None = None) -> Floats | None:
         """All of the head's scores, or None for a text without a word or sign."""

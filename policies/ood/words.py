@@ -26,6 +26,14 @@ KEPT_WORDS_MAX = 16_384
 KEPT_RUNS_CHARS_MAX = 1 << 20
 """Characters of the runs without blanks whose words are kept, and `_RUN_CHARS` for each run; with more, they are forgotten."""
 _RUN_CHARS = 32
+NEW_WORDS_MAX = 7
+"""New words that a bounded sum takes in: more are cheaper together than one by one, and dear in any case."""
+_NEW_RUN_ROWS = 4
+"""What it costs to look at a character of a run that was never met, in rows that are fetched."""
+_NEW_WORD_ROWS = 16
+"""What a character of a new word costs beyond that: the rows of four n-grams, each from elsewhere in memory, and their hashes."""
+_ROOM_ROWS_MIN = 320
+"""However wide a row is, a word of 16 characters is taken in: else texts with it would always be dear."""
 _TEXT_WORDS_MAX = 2 * TEXT_CHARS_MAX
 """Words of a text: lower case may have twice its characters."""
 _WORD_BYTES_MAX = 4 * WORD_CHARS_MAX
@@ -33,6 +41,10 @@ _WORD_MASK = (1 << WORD_BITS) - 1
 _BYTE_ROWS = 256 * np.arange(4)[:, None]
 _UP = np.arange(2 * _TEXT_WORDS_MAX, dtype=np.uint16)
 _DOWN = _UP[::-1].copy()
+
+
+class TooDearError(Exception):
+    """A sum would cost more than it may."""
 
 
 class WordRows:
@@ -66,13 +78,21 @@ class WordRows:
         self._taken: Floats = np.empty((2 * _TEXT_WORDS_MAX, width), np.float32)
         _followed()  # made now, not by the first text
 
-    def sum(self, text: str) -> Floats | None:
-        """(W,): the rows of its words, added up in the order of the text, and those of its pairs; None where it has no word or sign."""
+    def sum(self, text: str, rows_max: int | None = None) -> Floats | None:
+        """(W,): the rows of its words, added up in the order of the text, and those of its pairs; None where it has no word or sign.
+
+        `rows_max`: raises TooDearError where that costs more than to fetch so many rows, before it costs it. If new words are why, those
+        that there was room for have been taken in then, so that a text like it may be summed another time.
+        """
         runs = bounded(text).lower().split()
-        said = np.frombuffer(self._places(runs), np.uint16).astype(np.intp)
+        if rows_max is not None and 2 * len(runs) > rows_max:
+            raise TooDearError  # a run has one word at least, and with the next run's it is a pair
+        said = np.frombuffer(self._places(runs, rows_max), np.uint16).astype(np.intp)
         count = len(said)
         if not count:
             return None
+        if rows_max is not None and 2 * count > rows_max:
+            raise TooDearError
         self._texts += 1
         self._met[said] = self._texts
         numbers = self._numbers[: 2 * count - 1]
@@ -88,22 +108,27 @@ class WordRows:
         total: Floats = np.add.reduce(taken[:words])
         return total if count == 1 else total + np.add.reduce(taken[words:])
 
-    def _places(self, runs: list[str]) -> bytes:
-        """Of the words, in the order of the text; two bytes each."""
+    def _places(self, runs: list[str], rows_max: int | None) -> bytes:
+        """Of the words, in the order of the text; two bytes each. Raises TooDearError."""
         try:
             return b"".join(map(self._runs.__getitem__, runs))
         except KeyError:
-            self._learn(runs)
+            self._learn(runs, rows_max)
+        try:
             return b"".join(map(self._runs.__getitem__, runs))
+        except KeyError:
+            raise TooDearError from None
 
-    def _learn(self, runs: list[str]) -> None:
-        """Take in what is new in a text."""
+    def _learn(self, runs: list[str], rows_max: int | None) -> None:
+        """Take in what is new in a text, as much of it as `rows_max` has room for."""
         if len(self._free) < _TEXT_WORDS_MAX:
             self._forget_words()
         if self._runs_chars > KEPT_RUNS_CHARS_MAX:
             self._forget_runs()
         kept, known = self._runs, self._words
         runs = [run for run in dict.fromkeys(runs) if run not in kept]
+        if rows_max is not None and not (runs := self._affordable(runs, rows_max)):
+            return
         words = words_in(" ".join(runs))
         if new := [word for word in dict.fromkeys(words) if word not in known]:
             new.sort(key=len)
@@ -115,6 +140,20 @@ class WordRows:
             ends = map(dict(zip(accumulate(map(len, words)), ends, strict=True)).__getitem__, accumulate(map(len, runs)))
         kept.update(zip(runs, [places[start:end] for start, end in pairwise(chain([0], ends))], strict=True))
         self._runs_chars += sum(map(len, runs)) + _RUN_CHARS * len(runs)
+
+    def _affordable(self, runs: list[str], rows_max: int) -> list[str]:
+        """The first of these runs, those that there is room for."""
+        room = max(rows_max, _ROOM_ROWS_MIN)
+        new: set[str] = set()
+        for index, run in enumerate(runs):
+            room -= _NEW_RUN_ROWS * len(run)
+            if room >= 0:
+                words = {word for word in words_in(run) if word not in self._words} - new
+                room -= _NEW_WORD_ROWS * sum(map(len, words))
+                new |= words
+            if room < 0 or len(new) > NEW_WORDS_MAX:
+                return runs[:index]
+        return runs
 
     def _take_in(self, words: Sequence[str]) -> None:
         """Find places for words."""

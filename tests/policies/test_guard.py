@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from policies.detector import SLOW_MAX, UNANSWERED, CompiledDetector, DetectorError
+from policies.detector import DETECTORS_MAX, SLOW_MAX, UNANSWERED, CompiledDetector, DetectorError
 from policies.errors import PolicyError
 from policies.failover import Single
 from policies.guard import Guard
@@ -114,6 +114,8 @@ def test_the_snapshot_has_the_detectors_that_some_guard_asks() -> None:
     found = guarded()
     assert list(found.detectors) == ["d"]
     like, unlike = (found.detectors["d"].assess(text) for text in (LIKE, UNLIKE))
+    assert like is not None
+    assert unlike is not None
     assert (like.status, like.in_distribution, unlike.in_distribution) == ("ok", True, False)
     assert like.score is not None
     assert unlike.score is not None
@@ -143,7 +145,7 @@ def test_the_threshold_is_a_share_that_is_kept_or_a_score() -> None:
     assert threshold(keep_percent=50) < threshold(keep_percent=95)
     assert threshold(score=3.1) == 3.1
     everything = guarded(detector={"threshold": {"score": -1e9}}).detectors["d"]
-    assert everything.assess(LIKE).in_distribution is False
+    assert inside(everything) is False
 
 
 def test_a_segment_with_enough_texts_has_a_threshold_of_its_own() -> None:
@@ -154,7 +156,7 @@ def test_a_segment_with_enough_texts_has_a_threshold_of_its_own() -> None:
     found = CompiledDetector(Detector("d", ARTIFACT), dumps(replace(fitted, calibration=low)))
     assert found.threshold("acme") == pytest.approx(found.threshold() - 100)
     assert found.threshold("globex") == found.threshold()
-    assert (found.assess(LIKE).in_distribution, found.assess(LIKE, "acme").in_distribution) == (True, False)
+    assert (inside(found), inside(found, "acme")) == (True, False)
 
 
 def test_what_is_no_detector_or_has_too_few_texts_is_refused() -> None:
@@ -164,20 +166,46 @@ def test_what_is_no_detector_or_has_too_few_texts_is_refused() -> None:
         CompiledDetector(Detector("d", ARTIFACT, threshold=Threshold(keep_percent=99.0)), FILES[ARTIFACT])
 
 
-def test_a_detector_that_takes_milliseconds_is_only_judged_here() -> None:
+def inside(detector: CompiledDetector, segment: str | None = None) -> bool | None:
+    found = detector.assess(LIKE, segment)
+    assert found is not None
+    return found.in_distribution
+
+
+def test_one_with_an_encoder_is_only_judged_here() -> None:
     found = CompiledDetector(Detector("d", ARTIFACT), slow_artifact())
-    assert (found.slow, found.digest) == (True, sha256(slow_artifact()).hexdigest())
+    assert found.digest == sha256(slow_artifact()).hexdigest()
     assert found.judged(found.threshold(), 0.5) == Assessment("ok", found.threshold(), 0.5, True)
     assert found.judged(found.threshold() + 0.01, 0.5).in_distribution is False
-    with pytest.raises(RuntimeError, match="process of its own"):
-        found.assess(LIKE)
-    quick = guarded()
-    assert (quick.detectors["d"].slow, quick.detectors["d"].digest, quick.slow_detectors) == (False, "", {})
+    assert (found.assess(LIKE), found.assess(LIKE, inline=True), found.assess(None)) == (None, None, Assessment("unavailable"))
     slow = policy(backends=[backend("small")], routes=[GUARDED], detectors=[{"name": "d", "artifact": "slow.npz"}])
-    assert snapshot(slow, {"slow.npz": slow_artifact()}).slow_detectors == {"d": found.digest}
+    assert snapshot(slow, {"slow.npz": slow_artifact()}).digests == {"d": found.digest}
 
 
-def test_a_policy_has_few_of_them() -> None:
+def test_a_text_that_would_hold_up_a_loop_is_not_scored_inline() -> None:
+    quick = guarded()
+    found = quick.detectors["d"]
+    assert quick.digests == {"d": found.digest} == {"d": sha256(FILES[ARTIFACT]).hexdigest()}
+    dear = " ".join(str(number) for number in range(100_000, 100_100))
+    assert found.assess(dear, inline=True) is None
+    assert found.assess(LIKE, inline=True) == found.assess(LIKE)
+    assert found.assess(dear) == found.assess(dear, inline=True), "all of its words have been met now"
+    assert (found.assess(None, inline=True), found.assess(" ", inline=True)) == (Assessment("unavailable"),) * 2
+
+
+def test_a_policy_has_so_many_artifacts_at_most() -> None:
+    files = {f"{number}.npz": FILES[ARTIFACT] for number in range(DETECTORS_MAX + 1)}
+    detectors = [{"name": f"d{number}", "artifact": name} for number, name in enumerate(files)]
+    routes = [GUARDED | {"guard": {"detector": "d0", "when_ood": "flag"}}]
+    with pytest.raises(PolicyError) as caught:
+        snapshot(policy(backends=[backend("small")], routes=routes, detectors=detectors), files)
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.message) == ("detectors", f"{DETECTORS_MAX + 1} artifacts, more than {DETECTORS_MAX}")
+    detectors[-1]["artifact"] = "0.npz"
+    snapshot(policy(backends=[backend("small")], routes=routes, detectors=detectors), files)
+
+
+def test_a_policy_has_few_with_an_encoder() -> None:
     from policies.ood.artifact import dumps, loads
 
     files = {}

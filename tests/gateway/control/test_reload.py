@@ -95,7 +95,7 @@ async def test_where_one_worker_fails_none_swaps_and_the_old_policy_stays(rig: R
     assert rig.reloader.rejected is None
 
 
-async def test_slow_detectors_are_read_before_any_worker_prepares_or_nothing_changes(rig: Rig) -> None:
+async def test_detectors_are_read_before_any_worker_prepares_or_nothing_changes(rig: Rig) -> None:
     worker = rig.worker()
     rig.write(policy_text())
     await rig.reloader.start()

@@ -15,7 +15,7 @@ from gateway.exchange.recording import ContentKeeper
 from gateway.exchange.snapshot import Target
 from gateway.link.messages import ExchangeRecord
 from gateway.protocol.body import decode
-from gateway.scoring.base import SlowDetectors
+from gateway.scoring.base import Scoring
 from gateway.telemetry.counters import Counters
 from gateway.telemetry.trace_context import TraceContext
 from gateway.upstream.fake import FakeCall, FakeUpstream
@@ -131,7 +131,7 @@ class Rig:
         keep_content: bool = False,
         backends: tuple[str, ...] = ("small", "big"),
         memory: RouteMemory | None = None,
-        slow_detectors: SlowDetectors | None = None,
+        scoring: Scoring | None = None,
         **body: Any,
     ) -> None:
         self.loop = FakeLoop()
@@ -154,7 +154,7 @@ class Rig:
             left=self.lefts.append,
             in_flight=self.in_flight,
             audits=self.audits,
-            slow_detectors=slow_detectors,
+            scoring=scoring,
         )
         raw = json.dumps({"model": "chat", "messages": [{"role": "user", "content": "hi"}], "stream": stream, **body}).encode()
         order = Order(

@@ -15,7 +15,7 @@ import pytest
 from gateway.scoring import client as client_module
 from gateway.scoring import process as process_module
 from gateway.scoring.client import FOLDERS_MAX, WAITING_MAX, ScoringClient
-from gateway.scoring.detectors import DETECTORS_MAX, RETRY_S, Detectors
+from gateway.scoring.detectors import KEPT_MAX, RETRY_S, Detectors
 from gateway.scoring.opening import open_detectors
 from gateway.scoring.pretrained import PretrainedError
 from gateway.scoring.process import BATCH_MAX, ScoringServer
@@ -28,6 +28,7 @@ from policies.ood.energy import Scored, Scorer
 from policies.plan import Assessment
 from policies.schema_rules import Detector
 from tests.gateway.link.examples import eventually
+from tests.policies.ood.generated import small
 from tests.policies.ood.tiny import VOCABULARY, encoder, slow_artifact, tensors, weights
 
 DETECTOR = CompiledDetector(Detector("d", "d.npz"), slow_artifact())
@@ -292,6 +293,17 @@ def test_a_text_alone_scores_as_offline_to_the_last_bit_and_in_company_nearly(tm
             np.testing.assert_allclose([each.score, each.energy], offline.score(text)[:2][::-1], rtol=1e-4)
 
 
+def test_one_without_an_encoder_needs_none_and_scores_as_offline_to_the_last_bit(tmp_path: Path) -> None:
+    def none(fingerprint: str) -> Encoder:
+        raise PretrainedError("nothing is installed")
+
+    (digest,) = stored(tmp_path, dumps(small().detector))
+    detectors = Detectors(none)
+    texts = ["please cancel my parcel today", " ".join(map(str, range(10_000, 10_300))), "🙂"]
+    offline = Scorer(small().detector.head)
+    assert detectors.score(digest, str(tmp_path), texts) == [offline.score(text) for text in texts]
+
+
 def test_half_a_detector_is_none(tmp_path: Path) -> None:
     whole = slow_artifact()
     (digest,) = stored(tmp_path, whole)
@@ -340,14 +352,13 @@ def test_only_those_asked_last_are_kept(tmp_path: Path) -> None:
     fitted = loads(slow_artifact())
     values = {name: getattr(fitted.facts, name) for name in fitted.facts.__struct_fields__}
     artifacts = [
-        dumps(type(fitted)(fitted.head, fitted.calibration, type(fitted.facts)(**values | {"outliers": n})))
-        for n in range(DETECTORS_MAX + 1)
+        dumps(type(fitted)(fitted.head, fitted.calibration, type(fitted.facts)(**values | {"outliers": n}))) for n in range(KEPT_MAX + 1)
     ]
     digests = stored(tmp_path, *artifacts)
     detectors = Detectors(lambda fingerprint: encoder())
     for digest in digests:
         assert detectors.open(digest, str(tmp_path)) == ""
         assert detectors.open(digests[0], str(tmp_path)) == ""
-    assert len(detectors._scorers) == DETECTORS_MAX
+    assert len(detectors._scorers) == KEPT_MAX
     assert digests[0] in detectors._scorers
     assert digests[1] not in detectors._scorers

@@ -17,7 +17,7 @@ from policies.ood.artifact import Detector
 from policies.ood.energy import Floats, Scorer, from_sum, from_sums
 from policies.ood.features import CHAR_BITS, CHAR_SIZES, FEATURES, WORD_CHARS_MAX, pieces, word_columns, words_in
 from policies.ood.text import TEXT_CHARS_MAX
-from policies.ood.words import WordRows
+from policies.ood.words import TooDearError, WordRows
 
 from .generated import examples, outsiders, small
 
@@ -142,6 +142,59 @@ def test_texts_of_nothing_but_new_words(detector: Detector, alphabet: str) -> No
         expected = defined(scorer, text)
         assert bits(scorer._words.sum(text)) == bits(expected)
         assert bits(Scorer(detector.head)._words.sum(text)) == bits(expected), "by a scorer that has met nothing"
+
+
+def bounded_sum(scorer: Scorer, text: str, rows_max: int) -> Floats | None | type[TooDearError]:
+    try:
+        return scorer._words.sum(text, rows_max)
+    except TooDearError:
+        return TooDearError
+
+
+def test_a_bounded_sum_is_the_same_to_the_last_bit_or_refused(detector: Detector) -> None:
+    """By one scorer that takes in more and more, as a worker's does; and what is refused takes in little."""
+    scorer = Scorer(detector.head, kept=LEAST)
+    table = scorer._words
+
+    @settings(max_examples=400, deadline=None)
+    @given(texts, st.sampled_from([0, 3, 40, 199, 1_191]))
+    def check(text: str, rows_max: int) -> None:
+        expected = defined(scorer, text)
+        for _ in range(3):
+            before = set(table._words)
+            found = bounded_sum(scorer, text, rows_max)
+            new = table._words.keys() - before
+            assert len(new) <= words.NEW_WORDS_MAX
+            assert words._NEW_WORD_ROWS * sum(map(len, new)) <= max(rows_max, words._ROOM_ROWS_MIN)
+            if found is not TooDearError:
+                assert bits(found) == bits(expected)  # type: ignore[arg-type]
+                assert 2 * len(words_in(words.bounded(text).lower())) <= rows_max or expected is None
+
+    check()
+
+
+def test_a_text_of_ordinary_length_is_summed_once_its_words_have_been_met(detector: Detector) -> None:
+    scorer = Scorer(detector.head)
+    text = " ".join(["Please, tell me: where is order 123456, which I made on 7 November?", *[f"word{number}" for number in range(50)]])
+    tries = 1
+    while bounded_sum(scorer, text, 300) is TooDearError:
+        tries += 1
+    assert 3 < tries < 40
+    assert bits(bounded_sum(scorer, text, 300)) == bits(defined(scorer, text))  # type: ignore[arg-type]
+
+
+def test_however_wide_a_row_is_a_long_word_is_taken_in(detector: Detector) -> None:
+    scorer = Scorer(detector.head)
+    assert bits(bounded_sum(scorer, "responsibilities", 2)) == bits(defined(scorer, "responsibilities"))  # type: ignore[arg-type]
+    assert bounded_sum(scorer, "x" * 17, 2) is TooDearError
+    assert bounded_sum(scorer, "x" * 17, 340) is not TooDearError
+
+
+def test_a_text_that_is_surely_too_long_takes_nothing_in(detector: Detector) -> None:
+    scorer = Scorer(detector.head)
+    assert bounded_sum(scorer, " ".join(f"w{number}" for number in range(100)), 199) is TooDearError
+    assert bounded_sum(scorer, "x?" * 1_000, 1_191) is TooDearError
+    assert scorer._words._words == {}
 
 
 @pytest.mark.parametrize("most", [0, LEAST - 1, 1 << 17])

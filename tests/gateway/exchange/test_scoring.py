@@ -39,7 +39,7 @@ class Asked:
 
 
 class Process:
-    """`gateway.scoring.base.SlowDetectors`, played by hand."""
+    """`gateway.scoring.base.Scoring`, played by hand."""
 
     def __init__(self, *, away: bool = False) -> None:
         self.away = away
@@ -58,7 +58,7 @@ class Process:
 def guarded(process: Process | None, when_ood: str = "to_last", when_unscored: str = "serve", text: str = "hello", **more: Any) -> Rig:
     memory = RouteMemory(Route("main", (), guard=GuardOf("d", when_ood="flag")), {"d": DETECTOR}, None)
     plan = Guard("d", cascade(), when_ood, when_unscored).decide(FEATURES)  # type: ignore[arg-type]
-    return Rig(plan, memory=memory, slow_detectors=process, messages=[{"role": "user", "content": text}], **more)
+    return Rig(plan, memory=memory, scoring=process, messages=[{"role": "user", "content": text}], **more)
 
 
 def ood(rig: Rig) -> str:

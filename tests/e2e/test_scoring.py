@@ -1,4 +1,5 @@
-"""A guard whose detector needs a sentence encoder, over real sockets: a process of its own asks it, and may be late, dead or wrong.
+"""A guard whose texts are scored by a process of its own, over real sockets: one whose detector needs a sentence encoder, and one of
+which a text would hold up the worker. The process may be late, dead or wrong.
 
 The encoder is tiny and made up, in a package of the real one's name.
 """
@@ -16,8 +17,10 @@ import httpx
 
 from gateway.scoring.pretrained import PACKAGE
 from policies.ood.artifact import dumps, loads
+from policies.ood.energy import Scorer
 from tests.e2e.gateway import Gateway, chat, children, eventually, gateway
 from tests.policies.ood.generated import examples
+from tests.policies.ood.generated import small as fitted
 from tests.policies.ood.tiny import VOCABULARY, slow_artifact, weights
 from tests.standin import speaks, standin
 
@@ -55,12 +58,11 @@ def installed(folder: Path) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running(policy: str, packages: Path) -> AsyncIterator[Gateway]:
+async def running(policy: str, packages: Path, artifact: bytes | None = None) -> AsyncIterator[Gateway]:
+    files = {"d.npz": slow_artifact() if artifact is None else artifact}
     async with (
         standin(speaks("hello")) as small,
-        gateway(
-            policy.replace("SMALL", small.url), "--workers", "1", environment=installed(packages), files={"d.npz": slow_artifact()}
-        ) as found,
+        gateway(policy.replace("SMALL", small.url), "--workers", "1", environment=installed(packages), files=files) as found,
     ):
         yield found
 
@@ -139,3 +141,32 @@ async def test_a_reload_brings_it_and_one_that_it_cannot_have_changes_nothing(tm
         await eventually(refused, 40)
         assert (await found.ask_admin("/status"))["version"] == guarded
         assert await scored(found) == "false"
+
+
+async def test_a_text_that_would_hold_up_the_worker_is_scored_as_offline_by_the_process(tmp_path: Path) -> None:
+    detector = fitted().detector
+    scorer = Scorer(detector.head)
+    policy = GUARDED.replace("artifact: d.npz", "artifact: d.npz, threshold: {score: 1e9}")
+    numbers = " ".join(map(str, range(100_000, 100_140)))
+    async with running(policy, tmp_path, dumps(detector)) as found:
+        for text in (TEXT, numbers, TEXT, numbers):
+            assert await scored(found, text) == "false"
+
+        offline = {scorer.score(text).energy for text in (TEXT, numbers)}
+
+        async def recorded() -> bool:
+            findings = [record.findings for record in found.stored()]
+            return {each.assessment.energy for each in findings if each and each.assessment and each.ood == "false"} == offline
+
+        await eventually(recorded)
+        assert await found.count("headgate_scoring_requests_total") >= 2
+        # Without the process the others are scored as ever, and a text of no length but new words is unscored.
+        (guardian,) = found.pids("scoring")
+        os.kill(children(guardian)[0], signal.SIGSTOP)
+        try:
+            assert (await ask(found)).headers["x-headgate-ood"] == "false"
+            answer = await ask(found, numbers)
+            assert (answer.status_code, answer.headers["x-headgate-ood"]) == (503, "unscored")
+        finally:
+            os.kill(children(guardian)[0], signal.SIGCONT)
+        assert await scored(found, numbers) == "false"
