@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from gateway.link.framed import Connector
 from gateway.link.server import LinkServer
-from gateway.link.unix import Connector
 
 
 class MemoryTransport(asyncio.Transport):

@@ -9,12 +9,9 @@ import os
 import socket
 import stat
 from collections.abc import Callable
-from typing import cast
-
-import msgspec
 
 from gateway.errors import LinkError
-from gateway.link.framing import FrameReader, encode_frame
+from gateway.link.framed import FramedConnection
 from gateway.link.messages import LINK_VERSION, Down, Hello, Up
 
 log = logging.getLogger(__name__)
@@ -28,25 +25,20 @@ SEND_BUFFER_BYTES_MAX = 32 * 1024 * 1024
 class Worker:
     """One connected worker, as the controller sees it."""
 
-    def __init__(self, hello: Hello, transport: asyncio.Transport) -> None:
+    def __init__(self, hello: Hello, connection: FramedConnection[Up]) -> None:
         self.hello = hello
-        self._transport = transport
+        self._connection = connection
 
     def __repr__(self) -> str:
         return f"<worker {self.hello.worker} pid {self.hello.pid}>"
 
     def send(self, message: Down) -> None:
-        """Send, never wait. A worker that does not read is cut off instead of being buffered without end."""
-        if self._transport.is_closing():
-            return
-        self._transport.write(encode_frame(message))
-        if self._transport.get_write_buffer_size() > SEND_BUFFER_BYTES_MAX:
-            log.error("%r reads nothing: cut off", self)
-            self._transport.abort()
+        """Send, never wait. A worker that does not read is cut off."""
+        self._connection.send(message)
 
     def close(self) -> None:
         """Cut the connection."""
-        self._transport.abort()
+        self._connection.transport.abort()
 
 
 class LinkServer:
@@ -102,12 +94,17 @@ class LinkServer:
 
     def protocol(self) -> asyncio.Protocol:
         """One connection's protocol: for the socket, or for a transport in memory."""
-        return _Connection(self)
+        return _Connection(Up, "a worker", SEND_BUFFER_BYTES_MAX, opened=self._opened, received=self._received, closed=self._closed)
 
     def _opened(self, connection: _Connection) -> None:
+        connection.hello_timer = asyncio.get_running_loop().call_later(HELLO_TIMEOUT_S, self._hello_overdue, connection)
         if len(self._connections) >= CONNECTIONS_MAX:
             raise LinkError(f"more than {CONNECTIONS_MAX} connections")
         self._connections.add(connection)
+
+    def _hello_overdue(self, connection: _Connection) -> None:
+        if connection.worker is None:
+            connection.refuse(LinkError("no hello"))
 
     def _received(self, connection: _Connection, message: Up) -> None:
         if connection.worker is not None:
@@ -119,67 +116,25 @@ class LinkServer:
             raise LinkError(f"worker {message.worker} speaks version {message.link_version} of the link, not {LINK_VERSION}")
         for other in list(self._connections):  # the same process over a new connection: the old one is dead
             if other.worker is not None and other.worker.hello.incarnation == message.incarnation:
-                other.leave()
-        connection.worker = Worker(message, connection.transport)
+                self._closed(other)
+                other.transport.abort()
+        connection.worker = Worker(message, connection)
+        connection.peer = repr(connection.worker)
         self._on_hello(connection.worker)
 
     def _closed(self, connection: _Connection) -> None:
+        connection.hello_timer.cancel()
         self._connections.discard(connection)
         if connection.worker is not None:
             worker, connection.worker = connection.worker, None
             self._on_gone(worker)
 
 
-class _Connection(asyncio.Protocol):
-    transport: asyncio.Transport
+class _Connection(FramedConnection[Up]):
+    """Of a worker, once it has said hello."""
 
-    def __init__(self, server: LinkServer) -> None:
-        self._server = server
-        self._reader = FrameReader[Up](msgspec.msgpack.Decoder(Up))
-        self._hello_timer: asyncio.TimerHandle | None = None
-        self.worker: Worker | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self._hello_timer = asyncio.get_running_loop().call_later(HELLO_TIMEOUT_S, self._hello_overdue)
-        try:
-            self._server._opened(self)
-        except LinkError as error:
-            self._refuse(error)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            messages = self._reader.feed(data)
-        except LinkError as error:
-            self._refuse(error)
-            return
-        for message in messages:
-            if self.transport.is_closing():
-                return
-            try:
-                self._server._received(self, message)
-            except LinkError as error:
-                self._refuse(error)
-            except Exception:  # one message must not take its neighbours along
-                log.exception("a %s of %r could not be taken", type(message).__name__, self.worker)
-
-    def _refuse(self, error: LinkError) -> None:
-        log.error("link connection closed: %s", error)
-        self.transport.abort()
-
-    def _hello_overdue(self) -> None:
-        if self.worker is None:
-            self._refuse(LinkError("no hello"))
-
-    def leave(self) -> None:
-        """Cut the connection and say so at once."""
-        self._server._closed(self)
-        self.transport.abort()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
-        self._server._closed(self)
+    hello_timer: asyncio.TimerHandle
+    worker: Worker | None = None
 
 
 def listen_unix(path: str) -> socket.socket:

@@ -8,15 +8,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias, cast
+from collections.abc import Callable
 
-import msgspec
-
-from gateway.errors import LinkError
-from gateway.link.framing import FrameReader, encode_frame
+from gateway.link.framed import Connector, FramedConnection, stay_connected, unix_connector
 from gateway.link.messages import Ack, Down, ExchangeRecord, Hello, OutboxLimits, Totals, Up
 from gateway.link.outbox import Outbox
 from gateway.telemetry.counters import Counters
@@ -30,30 +25,15 @@ TOTALS_INTERVAL_S = 1.0
 TOTALS_SHARE_MAX = 0.01
 """Of the worker's time that totals may take beyond those of every `TOTALS_INTERVAL_S`: one that counts very many series sends them
 less often."""
-BACKOFF_FIRST_S = 0.05
-BACKOFF_MAX_S = 0.5
-"""A try costs a worker microseconds; while it waits, a new controller cannot bring it up."""
 WRITE_BUFFER_BYTES = 256 * 1024
 """Above this the transport says stop, and batches wait in the outbox, where they are counted."""
 SEND_BUFFER_BYTES_MAX = 1024 * 1024
 """Above this small messages are dropped too: the peer has not read for a long time."""
 
-Connector: TypeAlias = Callable[[Callable[[], asyncio.Protocol]], Awaitable[object]]
-"""Opens a connection and attaches the protocol that the factory makes."""
-
 
 def socket_path(state_dir: str) -> str:
     """Where the controller of this state folder listens."""
     return os.path.join(state_dir, "link.sock")
-
-
-def unix_connector(path: str) -> Connector:
-    """Connects to the socket at `path`."""
-
-    async def connect(factory: Callable[[], asyncio.Protocol]) -> object:
-        return await asyncio.get_running_loop().create_unix_connection(factory, path)
-
-    return connect
 
 
 class WorkerLink:
@@ -91,7 +71,7 @@ class WorkerLink:
 
     def start(self) -> None:
         """Begin to connect; returns at once. Records may be emitted before."""
-        self._runner = asyncio.get_running_loop().create_task(self._run(), name="link")
+        self._runner = asyncio.get_running_loop().create_task(stay_connected(self._connect, lambda: _Connection(self)), name="link")
         self._tick()
 
     @property
@@ -116,7 +96,7 @@ class WorkerLink:
         connection = self._connection
         if connection is None or connection.transport.get_write_buffer_size() > SEND_BUFFER_BYTES_MAX:
             return False
-        connection.transport.write(encode_frame(message))
+        connection.send(message)
         return True
 
     async def flush(self, timeout: float) -> bool:  # noqa: ASYNC109 - a bound, not a cancellation scope
@@ -161,23 +141,11 @@ class WorkerLink:
 
     # The connection
 
-    async def _run(self) -> None:
-        backoff = BACKOFF_FIRST_S
-        while True:
-            connection = _Connection(self)
-            try:
-                await self._connect(lambda connection=connection: connection)  # type: ignore[misc]
-                await connection.lost.wait()
-            except OSError as error:
-                log.debug("no controller: %s", error)
-            # Only a controller that has said something starts the backoff anew: one that accepts and closes must not spin.
-            backoff = BACKOFF_FIRST_S if connection.heard else min(2 * backoff, BACKOFF_MAX_S)
-            await asyncio.sleep(backoff * random.uniform(0.5, 1.5))
-
     def _opened(self, connection: _Connection) -> None:
         self._connection = connection
         self._totals_sent = []
-        connection.transport.write(encode_frame(self._hello()))
+        connection.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        connection.send(self._hello())
         self._outbox.rewind()
         self._send_totals()
         self._pump()
@@ -195,11 +163,8 @@ class WorkerLink:
             # records, and every batch costs both sides.
             if self._flush_timer is None or self._outbox.batch_is_full():
                 self._pump()
-            return
-        try:
+        else:
             self._on_message(message)
-        except Exception:
-            log.exception("the worker could not take a %s", type(message).__name__)
 
     # What goes out
 
@@ -231,46 +196,24 @@ class WorkerLink:
         changed = [sample for place, sample in enumerate(samples) if place >= len(sent) or sample != sent[place]]
         if changed:
             self._totals_sent = samples
-            connection.transport.write(encode_frame(Totals(changed)))
+            connection.send(Totals(changed))
         ended = time.monotonic()
         self._totals_after = ended + (ended - started) / TOTALS_SHARE_MAX
 
 
-class _Connection(asyncio.Protocol):
-    """One connection: frames in, back-pressure noted."""
-
-    transport: asyncio.Transport
+class _Connection(FramedConnection[Down]):
+    """Notes back-pressure."""
 
     def __init__(self, link: WorkerLink) -> None:
-        self._link = link
-        self._reader = FrameReader[Down](msgspec.msgpack.Decoder(Down))
+        super().__init__(
+            Down, "the controller", opened=link._opened, received=lambda _, message: link._received(message), closed=link._closed
+        )
+        self._pump = link._pump
         self.paused = False
-        self.heard = False
-        self.lost = asyncio.Event()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        self._link._opened(self)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            messages = self._reader.feed(data)
-        except LinkError as error:
-            log.error("link closed: %s", error)
-            self.transport.abort()
-            return
-        self.heard = True
-        for message in messages:
-            self._link._received(message)
 
     def pause_writing(self) -> None:
         self.paused = True
 
     def resume_writing(self) -> None:
         self.paused = False
-        self._link._pump()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._link._closed(self)
-        self.lost.set()
+        self._pump()

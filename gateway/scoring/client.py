@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from asyncio import TimerHandle
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import TypeAlias
 
-import msgspec
-
-from gateway.errors import LinkError
-from gateway.link.framing import FrameReader, encode_frame
-from gateway.link.unix import BACKOFF_FIRST_S, BACKOFF_MAX_S, Connector, unix_connector
+from gateway.link.framed import Connector, FramedConnection, stay_connected, unix_connector
+from gateway.link.framing import encode_frame
 from gateway.scoring.messages import Down, Finding, Question
 from gateway.telemetry.counters import Counters
 from policies.detector import UNANSWERED, UNAVAILABLE, CompiledDetector
 from policies.plan import Assessment
 
 log = logging.getLogger(__name__)
+
+_Connection: TypeAlias = FramedConnection[Down]
 
 DEADLINE_S = 0.25
 """A request waits so long for its score. A text takes some 5 to 70 ms, by its length and by how busy the machine is."""
@@ -102,23 +100,19 @@ class ScoringClient:
             self._connection.transport.abort()
 
     async def _run(self) -> None:
-        backoff = BACKOFF_FIRST_S
-        while True:
-            connection = _Connection(self)
-            try:
-                await self._connect(lambda connection=connection: connection)  # type: ignore[misc]
-            except OSError:
-                backoff = min(2 * backoff, BACKOFF_MAX_S)
-            else:
-                await connection.lost.wait()
-                backoff = BACKOFF_FIRST_S
-            await asyncio.sleep(backoff * random.uniform(0.5, 1.5))
+        def make() -> _Connection:
+            return _Connection(
+                Down, "the scoring process", opened=self._opened, received=lambda _, found: self._received(found), closed=self._closed
+            )
+
+        await stay_connected(self._connect, make)
 
     def _count(self, detector: CompiledDetector, result: str) -> None:
         self._counters.counter("headgate_scoring_requests_total", detector.name, result).value += 1
 
     def _opened(self, connection: _Connection) -> None:
         self._connection = connection
+        connection.again_soon = True  # it speaks only when asked
         self._connected.set()
 
     def _closed(self, connection: _Connection) -> None:
@@ -180,30 +174,3 @@ class Waiting:
     def _drop(self) -> None:
         self.timer.cancel()
         self._client._waiting.pop(self._number, None)
-
-
-class _Connection(asyncio.Protocol):
-    transport: asyncio.Transport
-
-    def __init__(self, client: ScoringClient) -> None:
-        self._client = client
-        self._reader = FrameReader[Down](msgspec.msgpack.Decoder(Down))
-        self.lost = asyncio.Event()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self._client._opened(self)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            messages = self._reader.feed(data)
-        except LinkError as error:
-            log.error("the scoring process is not understood: %s", error)
-            self.transport.abort()
-            return
-        for message in messages:
-            self._client._received(message)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._client._closed(self)
-        self.lost.set()

@@ -12,17 +12,16 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, cast
+from typing import Protocol, TypeAlias
 
-import msgspec
-
-from gateway.errors import LinkError
-from gateway.link.framing import FrameReader, encode_frame
+from gateway.link.framed import FramedConnection
 from gateway.link.server import listen_unix
-from gateway.scoring.messages import Down, Finding, Open, Opened, Question, Up
+from gateway.scoring.messages import Finding, Open, Opened, Question, Up
 from policies.ood.energy import Scored
 
 log = logging.getLogger(__name__)
+
+_Connection: TypeAlias = FramedConnection[Up]
 
 QUEUE_MAX = 256
 """What waits, of all workers: far more than can be computed before its deadline."""
@@ -52,7 +51,7 @@ class ScoringServer:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until told to stop. Raises LinkError where it cannot listen."""
-        server = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(self), sock=listen_unix(self._path))
+        server = await asyncio.get_running_loop().create_unix_server(self._connection, sock=listen_unix(self._path))
         worker = asyncio.create_task(self._work())
         ending = asyncio.create_task(stop.wait())
         try:
@@ -65,6 +64,11 @@ class ScoringServer:
                 task.cancel()
             for connection in list(self._connections):
                 connection.transport.abort()
+
+    def _connection(self) -> _Connection:
+        return _Connection(
+            Up, "a worker", SEND_BUFFER_BYTES_MAX, opened=self._connections.add, received=self.take, closed=self._connections.discard
+        )
 
     def take(self, connection: _Connection, message: Up) -> None:
         """Put it in the queue, or say that there is no room."""
@@ -135,40 +139,6 @@ def _finding(number: int, scored: Scored | None) -> Finding:
     if scored.status != "ok" or scored.score != scored.score:
         return Finding(number, "unavailable")
     return Finding(number, "ok", scored.score, scored.energy)
-
-
-class _Connection(asyncio.Protocol):
-    transport: asyncio.Transport
-
-    def __init__(self, server: ScoringServer) -> None:
-        self._server = server
-        self._reader = FrameReader[Up](msgspec.msgpack.Decoder(Up))
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self._server._connections.add(self)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            messages = self._reader.feed(data)
-        except LinkError as error:
-            log.error("a worker is not understood: %s", error)
-            self.transport.abort()
-            return
-        for message in messages:
-            self._server.take(self, message)
-
-    def send(self, message: Down) -> None:
-        """Send, never wait."""
-        if self.transport.is_closing():
-            return
-        self.transport.write(encode_frame(message))
-        if self.transport.get_write_buffer_size() > SEND_BUFFER_BYTES_MAX:
-            log.error("a worker reads nothing: cut off")
-            self.transport.abort()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._server._connections.discard(self)
 
 
 async def serve(path: str, detectors: Asked) -> None:

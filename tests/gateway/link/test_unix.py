@@ -15,7 +15,7 @@ from gateway.link import server as server_module
 from gateway.link.framing import encode_frame
 from gateway.link.messages import Ack, OutboxLimits, Overlay, Prepare, Swap
 from gateway.link.server import LinkServer
-from gateway.link.unix import WorkerLink
+from gateway.link.unix import WRITE_BUFFER_BYTES, WorkerLink
 from gateway.telemetry.counters import Counters
 from tests.gateway.link.examples import Controller, eventually, hello, record
 
@@ -104,7 +104,9 @@ async def test_a_connection_without_hello_is_closed(tmp_path: Path, monkeypatch:
     await server.close()
 
 
-async def test_a_worker_that_reads_nothing_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_reads_nothing_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(server_module, "SEND_BUFFER_BYTES_MAX", 1_000_000)
     controller = Controller()
     server = link_server(tmp_path / "link.sock", controller)
@@ -116,6 +118,7 @@ async def test_a_worker_that_reads_nothing_is_cut_off(tmp_path: Path, monkeypatc
         for _ in range(40):
             server.broadcast(Prepare("v", bytes(100_000), ""))
         await controller.until(lambda: not controller.workers)
+    assert "<worker 0 pid 1> reads nothing: cut off" in caplog.messages
     await server.close()
 
 
@@ -137,6 +140,7 @@ async def test_a_controller_that_is_stopped_costs_no_more_than_the_limits(tmp_pa
         connection = link._connection
         assert connection is not None
         assert connection.paused
+        assert connection.transport.get_write_buffer_limits()[1] == WRITE_BUFFER_BYTES
         assert connection.transport.get_write_buffer_size() <= 2 * 256 * 1024 + 10_500
         assert link._outbox.bytes_held <= limits.bytes_max
         kept = link.records_waiting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,10 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gateway.link import framed
+from gateway.link.framing import encode_frame
 from gateway.scoring import client as client_module
 from gateway.scoring import process as process_module
 from gateway.scoring.client import FOLDERS_MAX, WAITING_MAX, ScoringClient
 from gateway.scoring.detectors import KEPT_MAX, RETRY_S, Detectors
+from gateway.scoring.messages import Question
 from gateway.scoring.opening import open_detectors
 from gateway.scoring.pretrained import PretrainedError
 from gateway.scoring.process import BATCH_MAX, ScoringServer
@@ -241,6 +245,41 @@ async def test_a_peer_that_speaks_nonsense_is_cut_off(tmp_path: Path) -> None:
         writer.close()
         worker.ask("well")
         await worker.until_told("well")
+
+
+async def test_a_worker_that_reads_nothing_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_module, "SEND_BUFFER_BYTES_MAX", 10_000)
+    loop = asyncio.get_running_loop()
+    past = encode_frame(Question(1, DIGEST, "/f", "late", 0.0)) * 1000
+    async with asking(tmp_path, Played()) as worker:
+        with socket.socket(socket.AF_UNIX) as deaf:
+            deaf.setblocking(False)
+            await loop.sock_connect(deaf, str(tmp_path / "ood.sock"))
+
+            async def say() -> None:
+                while True:
+                    await loop.sock_sendall(deaf, past)
+
+            with pytest.raises((BrokenPipeError, ConnectionResetError)):
+                await asyncio.wait_for(say(), 20)
+        worker.ask("well")
+        await worker.until_told("well")
+
+
+async def test_a_process_that_is_lost_before_it_was_asked_is_soon_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framed, "BACKOFF_FIRST_S", 0.001)
+    monkeypatch.setattr(framed, "BACKOFF_MAX_S", 1e6)  # after twenty tries in a row that count as failed
+    seen: list[str] = []
+
+    async def lost(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append("connected")
+        writer.close()
+
+    server = await asyncio.start_unix_server(lost, str(tmp_path / "ood.sock"))
+    worker = Asking(str(tmp_path / "ood.sock"))
+    await eventually(lambda: len(seen) > 20)
+    await worker.client.close()
+    server.close()
 
 
 def test_only_the_latest_folders_are_kept() -> None:
