@@ -87,7 +87,9 @@ class Supervisor:
         finally:
             signal.set_wakeup_fd(wakeup)
             for number, handler in handlers.items():
-                signal.signal(number, handler)
+                # Who has pressed Ctrl-C twice may press it once more: that must not change how the command ends.
+                impatient = number == signal.SIGINT and self._interrupts > 1
+                signal.signal(number, signal.SIG_IGN if impatient else handler)
             for child in self._children:
                 child.signal(signal.SIGKILL)
             self._selector.close()

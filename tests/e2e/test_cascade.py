@@ -186,7 +186,7 @@ async def test_nothing_of_a_deferred_reply_is_sent_and_its_backend_stops_at_once
     async def stopped() -> bool:
         return stage.small.generating == 0
 
-    await eventually(stopped, 0.5)
+    await eventually(stopped)
 
 
 async def test_the_hold_is_over_so_long_after_the_first_token(stage: Stage) -> None:
@@ -283,7 +283,7 @@ async def test_a_client_that_leaves_mid_hold_takes_every_call_with_it(stage: Sta
     async def stopped() -> bool:
         return stage.small.generating == stage.big.generating == 0
 
-    await eventually(stopped, 2)
+    await eventually(stopped)
     assert len(stage.small.asked) == 1
 
 

@@ -144,7 +144,7 @@ def test_texts_of_nothing_but_new_words(detector: Detector, alphabet: str) -> No
         assert bits(Scorer(detector.head)._words.sum(text)) == bits(expected), "by a scorer that has met nothing"
 
 
-def bounded_sum(scorer: Scorer, text: str, rows_max: int) -> Floats | None | type[TooDearError]:
+def bounded_sum(scorer: Scorer, text: str, rows_max: int) -> Floats | type[TooDearError] | None:
     try:
         return scorer._words.sum(text, rows_max)
     except TooDearError:
