@@ -16,7 +16,7 @@ KEEP_PERCENT = 95.0
 """Where the policy gives no threshold."""
 UNAVAILABLE = Assessment("unavailable")
 UNANSWERED = Assessment("unavailable", unanswered=True)
-INLINE_BYTES_MAX = 512 * 1024
+INLINE_BYTES_MAX = 256 * 1024
 """What a text may fetch of a detector's rows on an event loop: some 0.1 milliseconds, where memory is slow."""
 DETECTORS_MAX = 16
 """Artifacts of a policy: each takes 20 to 110 MB of every process that asks it."""
