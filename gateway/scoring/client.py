@@ -112,6 +112,7 @@ class ScoringClient:
 
     def _opened(self, connection: _Connection) -> None:
         self._connection = connection
+        connection.again_soon = True  # it speaks only when asked
         self._connected.set()
 
     def _closed(self, connection: _Connection) -> None:
