@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gateway.cli.main import COMMANDS
+from gateway.cli.commands import COMMANDS
 from policies.load import load
 
 from .sources import ROOT, named

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -41,6 +42,14 @@ def own_state_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
     root.handlers[:] = handlers  # `serve` sends the logs of its process to a stderr that is gone with the test
     root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """`serve` says what its process does with a signal."""
+    before = signal.getsignal(signal.SIGUSR2)
+    yield
+    signal.signal(signal.SIGUSR2, before)
 
 
 @pytest.fixture
