@@ -12,7 +12,8 @@ import msgspec
 from policies import document, units
 from policies.document import Node, Scalar, below
 from policies.errors import Mark, Report, nearest, shown
-from policies.fields import Again, Choice, Either, Field, Group, Leaf, Many, Shape, Table, groups, policy_shape
+from policies.fields import Again, Choice, Either, Field, Group, Leaf, Many, Shape, Table, policy_shape
+from policies.other_words import belongs, words_here
 from policies.references import References
 from policies.schema import Policy
 
@@ -122,7 +123,7 @@ class _Reader:
             self._report.add(at, here, "merge keys are not part of YAML 1.2", "give the whole value an anchor instead")
             return ""
         words = [field.name for field in shape.fields]
-        hint = nearest(name, (*words, *shape.later)) or _belongs(name, self._shape)
+        hint = _called_here(name, shape) or nearest(name, (*words, *shape.later)) or belongs(name, self._shape)
         self._report.add(at, here, "unknown key", hint or f"known here: {', '.join(words)}")
         return next((word for word in words if f'"{word}"' in hint), "")
 
@@ -282,12 +283,10 @@ class _Reader:
         return value
 
 
-def _belongs(name: str, shape: Group) -> str:
-    """`it belongs in routes[]` for a word that is known elsewhere."""
-    places = sorted(
-        path or "the top level" for path, group in groups(shape) if name in (*(field.name for field in group.fields), *group.later)
-    )
-    return f"it belongs in {places[0]}" if places and name != "name" else ""
+def _called_here(name: str, shape: Group) -> str:
+    """`here it is "replicas", a list` for a word of other gateways."""
+    meant = next((field for field in shape.fields if field.name in words_here(name)), None)
+    return f'here it is "{meant.name}", {_expected(meant.shape)}' if meant else ""
 
 
 def _neutral(shape: Shape) -> Any:
