@@ -77,7 +77,7 @@ class RouteMeasures:
 
     def judged(self, judgement: Judgement) -> None:
         """Count a stage of a cascade: what its reply's scores rested on, and why it was deferred or served beyond the limit."""
-        if judgement.call is not None and judgement.by != "error":
+        if judgement.call is not None and judgement.by not in ("error", "no_rule"):
             self._counters.counter("headgate_score_status_total", self._route, judgement.backend, judgement.status).value += 1
         if judgement.deferred:
             self._counters.counter("headgate_deferrals_total", self._route, judgement.backend, judgement.by).value += 1

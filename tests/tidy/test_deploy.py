@@ -14,6 +14,7 @@ from gateway.cli.main import main
 from gateway.cli.policy_file import load_file
 from gateway.control.alerts import RULES
 from gateway.telemetry.catalog import CATALOG
+from policies.scores import UNAVAILABLE
 
 from .sources import ROOT, named
 
@@ -67,6 +68,14 @@ def test_alert_uses_metrics_that_exist_and_is_in_the_manual(rule: dict[str, Any]
     manual = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
     assert f"### {rule['alert']}\n" in manual
     assert rule["annotations"]["runbook"].endswith(f"docs/operating.md#{rule['alert'].lower()}")
+
+
+def test_somebody_is_woken_when_live_replies_bring_no_evidence() -> None:
+    """POLICY.md: evidence that is not what the policy says becomes `unavailable`, with an alert. The probe sees but one short prompt."""
+    [rule] = [rule for rule in rules() if "headgate_score_status_total" in rule["expr"]]
+    told = set(re.findall(r'status="(\w+)"', rule["expr"]))
+    assert told == {UNAVAILABLE.status}
+    assert rule["labels"]["severity"] == "page"
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -76,6 +76,18 @@ def test_evidence_is_asked_for_and_taken_out_again() -> None:
     assert rig.counted("headgate_score_status_total", "main", "small", "ok") == 1
 
 
+def test_lost_evidence_is_counted_and_a_stage_that_is_not_judged_is_not() -> None:
+    """What the alert HeadgateEvidenceLost goes by."""
+    unjudged = Cascade("main", (CompiledStage("small", Call("small"), None, True),), Failover(("big",)))
+    counted = []
+    for rule in (cascade(), unjudged):
+        rig = Rig(rule.decide(FEATURES))
+        rig.call().reply(200, SSE, bare("a"), event("", "stop"), DONE)
+        assert rig.record.code == 200
+        counted.append(rig.counted("headgate_score_status_total", "main", "small", "unavailable"))
+    assert counted == [1, 0]
+
+
 def test_the_next_stage_is_asked_without_evidence_and_the_first_is_cancelled_before() -> None:
     rig = Rig(cascade().decide(FEATURES))
     small = rig.call()
