@@ -28,7 +28,7 @@ from gateway.exchange.snapshot import Snapshots
 from gateway.link.messages import Discard, Down, ExchangeRecord, Hello, Overlay, Prepare, Prepared, ReplicaSeen, Swap, Swapped
 from gateway.link.named_files import read_named
 from gateway.link.unix import WorkerLink, socket_path
-from gateway.protocol.errors import error_body, kind_of
+from gateway.protocol.errors import error_body
 from gateway.scoring.client import ScoringClient
 from gateway.scoring.messages import scoring_path
 from gateway.server.accept import Acceptor
@@ -303,7 +303,7 @@ def render_wire_error(status: int, message: str) -> tuple[bytes, bytes]:
     is made, by which a line of the log is found."""
     request_id = os.urandom(12).hex()
     log.debug("a request was refused below the API", extra={"request_id": request_id, "status": status, "why": message})
-    return b"content-type: application/json\r\nx-request-id: %b\r\n" % request_id.encode(), error_body(status, kind_of(status), message)
+    return b"content-type: application/json\r\nx-request-id: %b\r\n" % request_id.encode(), error_body(None, status, None, message)
 
 
 async def serve(settings: Settings, index: int, data_fd: int, supervisor_fd: int | None) -> None:

@@ -20,4 +20,4 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 def error_response(status: int, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
     """An error of the kind that goes with `status`."""
-    return Response(error_body(status, None, message, param), status, {**_HEADERS, **(headers or {})}, "application/json")
+    return Response(error_body(None, status, None, message, param), status, {**_HEADERS, **(headers or {})}, "application/json")

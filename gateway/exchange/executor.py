@@ -337,7 +337,7 @@ class Exchange:
         if self._alive is not None and self._alive.spoke:
             self._reply.end(error_event(self.body.endpoint, problem.kind, problem.message, code=problem.code))
         else:
-            body = error_body(problem.status, problem.kind, problem.message, problem.param, problem.code)
+            body = error_body(self.body.endpoint, problem.status, problem.kind, problem.message, problem.param, problem.code)
             backend = "" if self.answer is None else self.answer.target.backend.name
             self._reply.send(problem.status, self._head(b"application/json", backend) + problem.headers, body)
         self._close()

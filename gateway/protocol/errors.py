@@ -22,9 +22,15 @@ def kind_of(status: int) -> str:
     return _KINDS.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
 
 
-def error_body(status: int, kind: str | None, message: str, param: str | None = None, code: str | None = None) -> bytes:
-    """The body of an error response, in OpenAI's shape. `kind` None: the one of the status."""
-    return msgspec.json.encode({"error": _error(kind or kind_of(status), message, param, code)})
+def error_body(
+    endpoint: Endpoint | None, status: int, kind: str | None, message: str, param: str | None = None, code: str | None = None
+) -> bytes:
+    """The body of an error response, in OpenAI's shape; for messages it is at once Anthropic's, whose words for the kinds it takes.
+    `endpoint` None: no matter which. `kind` None: the one of the status."""
+    kind = kind or kind_of(status)
+    if endpoint == "messages":
+        return msgspec.json.encode({"type": "error", "error": _error(_kind_of_messages(kind), message, param, code)})
+    return msgspec.json.encode({"error": _error(kind, message, param, code)})
 
 
 def error_event(endpoint: Endpoint, kind: str, message: str, code: str | None = None) -> bytes:
@@ -32,8 +38,13 @@ def error_event(endpoint: Endpoint, kind: str, message: str, code: str | None = 
     if endpoint == "responses":
         return _event({"type": "error", "code": code or kind, "message": message, "param": None, "sequence_number": 0})
     if endpoint == "messages":
-        return _event({"type": "error", "error": {"type": "api_error" if kind == "server_error" else kind, "message": message}})
+        return _event({"type": "error", "error": {"type": _kind_of_messages(kind), "message": message}})
     return b'data: {"error":%b}\n\ndata: [DONE]\n\n' % msgspec.json.encode(_error(kind, message, None, code))
+
+
+def _kind_of_messages(kind: str) -> str:
+    """What Anthropic calls it. Source: its API reference, Errors."""
+    return "api_error" if kind == "server_error" else kind
 
 
 def _error(kind: str, message: str, param: str | None, code: str | None) -> dict[str, str | None]:

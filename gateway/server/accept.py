@@ -42,6 +42,8 @@ ENDPOINTS: Final[dict[bytes, Endpoint]] = {
     b"/v1/responses": "responses",
     b"/v1/messages": "messages",
 }
+MESSAGES: Final = b"/v1/messages"
+"""Anthropic's clients ask here, and below it."""
 MODELS: Final = b"/v1/models"
 KNOWN_PATHS: Final = (*ENDPOINTS, MODELS, b"/health/live", b"/health/ready")
 NEVER_ZERO: Final = 1 << 192 | 1 << 64 | 1
@@ -103,7 +105,7 @@ class Acceptor:
             except ApiError as problem:
                 if live is not None:
                     live.unrouted.request("refused", problem.status)
-                refuse(reply, problem, exchange_id, asked_id(request) or exchange_id, "" if live is None else live.version)
+                refuse(reply, request.path, problem, exchange_id, asked_id(request) or exchange_id, "" if live is None else live.version)
                 return
             if head is not None:
                 head.made_of_it = caller
@@ -137,7 +139,7 @@ class Acceptor:
             check_conversation(body, decision)
         except ApiError as problem:
             live.unrouted.request("refused", problem.status)
-            size = refuse(reply, problem, exchange_id, request_id, live.version)
+            size = refuse(reply, request.path, problem, exchange_id, request_id, live.version)
             now = self._site.now()
             self._site.emit(refusal_record(problem, request, body, endpoint, key, live.version, exchange_id, request_id, trace, now, size))
             return
@@ -303,9 +305,11 @@ def check_conversation(body: Body, decision: Decision) -> None:
                 raise ApiError(400, "invalid_request_error", message, param=name)
 
 
-def refuse(reply: Reply, problem: ApiError, exchange_id: str, request_id: str, version: str) -> int:
-    """Answer with an OpenAI-shaped error; the length of its body. `version`: of the policy in force, "" before there is one."""
-    body = error_body(problem.status, problem.kind, problem.message, problem.param, problem.code)
+def refuse(reply: Reply, path: bytes, problem: ApiError, exchange_id: str, request_id: str, version: str) -> int:
+    """Answer with an error as the clients of that path expect it; the length of its body. `version`: of the policy in force, ""
+    before there is one."""
+    endpoint: Endpoint | None = "messages" if path.startswith(MESSAGES) else None
+    body = error_body(endpoint, problem.status, problem.kind, problem.message, problem.param, problem.code)
     lines = f"content-type: application/json\r\nx-request-id: {request_id}\r\n"
     if problem.of_exchange:
         lines += f"x-headgate-exchange-id: {exchange_id}\r\n"

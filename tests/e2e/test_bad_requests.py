@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ import pytest_asyncio
 
 from tests.e2e.gateway import chat
 from tests.e2e.site import KEYS, Site, raw, site
-from tests.standin import Conversation, completion
+from tests.standin import Conversation, completion, fails
 
 BODY_MAX = 64 * 1024
 POLICY = """
@@ -250,7 +251,37 @@ async def test_state_that_one_backend_keeps_is_not_asked_of_two(running: Site) -
         check(answer, 400, f"{name} needs a route with one backend; route two has 2", param=name)
 
 
-# Below the API: refused by the wire, in the same shape.
+MESSAGES = "/v1/messages"
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "change", "status", "error"),
+    [
+        (None, MESSAGES, {}, 401, ("authentication_error", None, "missing_api_key")),
+        ("hg-wrong", MESSAGES, {}, 401, ("authentication_error", None, "invalid_api_key")),
+        ("ACME", MESSAGES, {"model": "private"}, 403, ("permission_error", "model", "model_not_allowed")),
+        ("ROOT", MESSAGES, {"model": "nobody"}, 404, ("invalid_request_error", "model", "model_not_found")),
+        ("ROOT", MESSAGES, {"stream": "yes"}, 400, ("invalid_request_error", "stream", None)),
+        ("ROOT", MESSAGES + "/count_tokens", {}, 404, ("invalid_request_error", None, "not_found")),
+        ("ROOT", MESSAGES, {}, 502, ("api_error", None, "backend_error")),
+        ("ROOT", MESSAGES, {"stream": True}, 502, ("api_error", None, "backend_error")),
+    ],
+)
+async def test_who_asks_for_messages_gets_anthropics_shape_too(
+    running: Site, key: str | None, path: str, change: dict[str, Any], status: int, error: tuple[str, str | None, str | None]
+) -> None:
+    running.play(small=fails(500))
+    async with raw(running.gateway) as client:
+        headers = "" if key is None else f"x-api-key: {KEYS.get(key, key)}\r\nanthropic-version: 2023-06-01\r\n"
+        await client.ask({**chat(), "max_tokens": 8, **change}, path, headers)
+        found, _, body = await client.answer()
+    message = body["error"].pop("message")
+    assert found == status
+    assert message
+    assert body == {"type": "error", "error": dict(zip(("type", "param", "code"), error, strict=True))}
+
+
+# Below the API: refused by the wire, in OpenAI's shape whatever the path, which may not have been read.
 
 
 def padded(size: int) -> bytes:

@@ -10,10 +10,21 @@ from tests.gateway.protocol.recorded import body_of
 
 
 def test_an_error_body_has_openais_shape() -> None:
-    assert json.loads(error_body(404, "invalid_request_error", "no such model", "model", "model_not_found")) == {
+    assert json.loads(error_body("chat", 404, "invalid_request_error", "no such model", "model", "model_not_found")) == {
         "error": {"message": "no such model", "type": "invalid_request_error", "param": "model", "code": "model_not_found"}
     }
-    assert json.loads(error_body(503, None, "busy"))["error"] == {"message": "busy", "type": "server_error", "param": None, "code": None}
+    assert json.loads(error_body(None, 503, None, "busy"))["error"] == {
+        "message": "busy",
+        "type": "server_error",
+        "param": None,
+        "code": None,
+    }
+
+
+def test_an_error_body_for_messages_has_anthropics_shape_too() -> None:
+    for status, kind, there in ((404, None, "invalid_request_error"), (503, "server_error", "api_error"), (502, None, "api_error")):
+        found = json.loads(error_body("messages", status, kind, "no", "model", "x"))
+        assert found == {"type": "error", "error": {"message": "no", "type": there, "param": "model", "code": "x"}}
 
 
 @pytest.mark.parametrize(
