@@ -183,7 +183,13 @@ def show_exchange(args: argparse.Namespace) -> int:
 def from_json(answer: dict[str, Any]) -> ExchangeRecord:
     """The record that `gateway.records.story.to_json` wrote. A field that this version does not know is left out."""
     audits = [
-        _known(AuditRecord, audit, call=None if audit["call"] is None else _call(audit["call"])) for audit in answer.get("audits", ())
+        _known(
+            AuditRecord,
+            audit,
+            call=None if audit["call"] is None else _call(audit["call"]),
+            before=tuple(map(_call, audit.get("before", ()))),
+        )
+        for audit in answer.get("audits", ())
     ]
     content = answer["content"] and Content(
         answer["content"]["request"].encode(), answer["content"]["response"].encode(), answer["content"]["truncated"]

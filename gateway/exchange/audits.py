@@ -81,7 +81,7 @@ class Audits:
 class _Check:
     """One mirror, and what came of it."""
 
-    __slots__ = ("asking", "call", "mirror", "reply", "said_all", "why")
+    __slots__ = ("asking", "calls", "mirror", "reply", "said_all", "why")
 
     def __init__(self, mirror: Mirror, reply: SaidReader, why: str) -> None:
         self.mirror = mirror
@@ -92,9 +92,9 @@ class _Check:
         self.said_all = False
         """The reply is whole."""
         self.asking: Exchange | None = None
-        """The call for the audit alone, while it is under way."""
-        self.call: CallRecord | None = None
-        """And what came of it; of the last where several failed over."""
+        """The calls for the audit alone, while they are under way."""
+        self.calls: tuple[CallRecord, ...] = ()
+        """And what came of them: each but the last failed."""
 
     @property
     def over(self) -> bool:
@@ -222,13 +222,13 @@ class Audit:
     def _asked(self, check: _Check, record: ExchangeRecord) -> None:
         """The call for the audit has ended."""
         check.asking = None
-        check.call = record.calls[-1] if record.calls else None
+        check.calls = record.calls
         if check.why:
             return  # it was given up, by who waits for no more
         if record.code == 200:
             check.said_all = True
         else:
-            check.why = "error" if check.call is None else _WHY.get(check.call.result, "error")
+            check.why = _WHY.get(check.calls[-1].result, "error") if check.calls else "error"
         self._end_if_over()
 
     # The end.
@@ -258,8 +258,9 @@ class Audit:
             else:
                 agreed = self._agreed(check.mirror.agree, answer, other)
                 check.why = "not_comparable" if agreed is None else ""
-        backend = check.mirror.backend if check.call is None else check.call.backend
-        return AuditRecord(check.mirror.purpose, backend, agreed, check.why, check.call)
+        call = check.calls[-1] if check.calls else None
+        backend = check.mirror.backend if call is None else call.backend
+        return AuditRecord(check.mirror.purpose, backend, agreed, check.why, call, check.calls[:-1])
 
     def _agreed(self, how: Agreement, answer: Said | None, other: Said | None) -> bool | None:
         if answer is None or other is None:

@@ -109,7 +109,14 @@ class AuditRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     why: str = ""
     """"" where it could be told, else "error", "busy", "timeout", "too_long", "not_comparable" or "stopped"."""
     call: CallRecord | None = None
-    """What was asked for the audit alone: the call of "audit_accepted"."""
+    """What was asked for the audit alone: the call of "audit_accepted"; the last of them where it failed over."""
+    before: tuple[CallRecord, ...] = ()
+    """The calls for the audit that had failed before it, in order."""
+
+    @property
+    def calls(self) -> tuple[CallRecord, ...]:
+        """Every call that was made for the audit alone, in order."""
+        return self.before if self.call is None else (*self.before, self.call)
 
 
 class Content(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -95,8 +95,8 @@ class CallMetrics:
         with self._lock:
             for record in records:
                 calls = record.calls
-                if record.audits:
-                    calls += tuple([audit.call for audit in record.audits if audit.call is not None])
+                for audit in record.audits:
+                    calls += audit.calls
                 for call in calls:
                     series = self._series_of(record, call)
                     series.duration.observe(call.ended - call.started)

@@ -78,11 +78,13 @@ class Preparation:
 
 def _audits_with(record: ExchangeRecord, said: Callable[[str], str]) -> tuple[AuditRecord, ...]:
     """The audits, each message of their calls by what `said` makes of it."""
+
+    def call_with(call: CallRecord) -> CallRecord:
+        return replace(call, message=said(call.message)) if call.message else call
+
     return tuple(
         [
-            replace(audit, call=replace(audit.call, message=said(audit.call.message)))
-            if audit.call is not None and audit.call.message
-            else audit
+            replace(audit, call=None if audit.call is None else call_with(audit.call), before=tuple(map(call_with, audit.before)))
             for audit in record.audits
         ]
     )

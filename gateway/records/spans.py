@@ -67,9 +67,9 @@ def spans_of(record: ExchangeRecord, resource: Resource) -> list[ReadableSpan]:
     for number, call in enumerate(record.calls):
         spans.append(_call_span(record, call, server, resource, _call_attributes(record, call), _call_events(record, number, call)))
     for audit in record.audits:
-        if audit.call is not None:
-            attributes = {**_call_attributes(record, audit.call), "headgate.purpose": audit.purpose}
-            spans.append(_call_span(record, audit.call, server, resource, attributes, _call_events(record, None, audit.call)))
+        for call in audit.calls:
+            attributes = {**_call_attributes(record, call), "headgate.purpose": audit.purpose}
+            spans.append(_call_span(record, call, server, resource, attributes, _call_events(record, None, call)))
     return spans
 
 

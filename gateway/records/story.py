@@ -45,7 +45,12 @@ def to_json(record: ExchangeRecord) -> dict[str, Any]:
     plain["segments"] = dict(record.segments)
     plain["calls"] = [_call_json(call) for call in record.calls]
     plain["audits"] = [
-        {**msgspec.structs.asdict(audit), "call": None if audit.call is None else _call_json(audit.call)} for audit in record.audits
+        {
+            **msgspec.structs.asdict(audit),
+            "call": None if audit.call is None else _call_json(audit.call),
+            "before": [_call_json(call) for call in audit.before],
+        }
+        for audit in record.audits
     ]
     if (found := record.findings) is not None:
         plain["findings"] = {
@@ -234,15 +239,16 @@ def _served(record: ExchangeRecord) -> Iterator[tuple[str, str]]:
 
 
 def _audited(audit: AuditRecord) -> Iterator[str]:
-    """What an audit found, and the call that was made for it."""
+    """What an audit found, and the calls that were made for it."""
     whose = f"{audit.backend}'s reply to the same" if audit.purpose == "audit_accepted" else f"the deferred reply of {audit.backend}"
     found = f"not compared with the answer: {_UNTOLD.get(audit.why, _shown(audit.why))}"
     if audit.agreed is not None:
         found = f"{'agrees' if audit.agreed else 'does not agree'} with the answer"
     yield f"audit: {whose} {found if audit.agreed is not None else f'was {found}'}"
-    if audit.call is not None:
-        yield f"  {_seconds(audit.call.started)} to {_seconds(audit.call.ended)} {_result(audit.call)}"
-        yield from (f"  {detail}" for detail in _details(audit.call))
+    for call in audit.calls:
+        backend = f"{call.backend} " if audit.before else ""
+        yield f"  {backend}{_seconds(call.started)} to {_seconds(call.ended)} {_result(call)}"
+        yield from (f"  {detail}" for detail in _details(call))
 
 
 def _content(content: Content) -> Iterator[str]:

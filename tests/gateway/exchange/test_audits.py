@@ -244,10 +244,14 @@ def test_where_the_last_stage_fails_over_so_does_its_audit() -> None:
     assert (found.backend, found.agreed, found.why) == ("huge", True, "")
     assert found.call is not None
     assert (found.call.backend, found.call.result) == ("huge", "ok")
+    (before,) = found.before
+    assert (before.backend, before.result, before.status, before.message) == ("big", "status", 500, "answered 500: down")
+    assert len({before.span_id, found.call.span_id, rig.record.calls[0].span_id}) == 3
     rig = accepted_rig(last=("big", "huge"), backends=("small", "big", "huge"))
     rig.call("big").reply(500, JSON, b'{"error":{"message":"down"}}')
     rig.call("huge").reply(500, JSON, b'{"error":{"message":"down"}}')
     assert (audit(rig).backend, audit(rig).agreed, audit(rig).why) == ("huge", None, "error")
+    assert [(call.backend, call.result) for call in audit(rig).calls] == [("big", "status"), ("huge", "status")]
 
 
 @pytest.mark.parametrize("before", [True, False])

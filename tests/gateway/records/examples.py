@@ -105,6 +105,7 @@ AUDITED = replace(
         AuditRecord("audit_deferred", "small", True),
         AuditRecord("audit_accepted", "big", False, call=replace(CALL, backend="big", result="ok")),
         AuditRecord("audit_accepted", "big", None, "too_long"),
+        AuditRecord("audit_accepted", "huge", True, "", replace(CALL, backend="huge", started=0.3), (FAILED,)),
     ),
 )
 """Audits of every kind, more of them than one exchange has."""

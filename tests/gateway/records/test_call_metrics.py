@@ -65,13 +65,13 @@ def test_only_streams_have_a_first_chunk_and_refusals_no_call() -> None:
     assert measured(record(calls=())) == {}
 
 
-def test_the_call_for_an_audit_is_one() -> None:
+def test_every_call_for_an_audit_is_one() -> None:
     audits = (
-        AuditRecord("audit_accepted", "big", True, "", replace(CALL, backend="big")),
+        AuditRecord("audit_accepted", "big", True, "", replace(CALL, backend="big"), (replace(FAILED, backend="down"),)),
         AuditRecord("audit_deferred", "tiny", None, "busy"),
     )
     points = measured(record(calls=(CALL,), audits=audits))[DURATION]
-    assert sorted(str((point.attributes or {})["headgate.backend"]) for point in points) == ["big", "small"]
+    assert sorted(str((point.attributes or {})["headgate.backend"]) for point in points) == ["big", "down", "small"]
 
 
 def test_models_beyond_the_limit_are_one() -> None:

@@ -99,17 +99,20 @@ def test_audits_are_events_and_the_call_that_was_made_for_one_is_a_span(
     receiver: Collector, queue: SpanQueue, exposition: Exposition
 ) -> None:
     late = replace(CALL, backend="big", span_id="00000000000000b1", started=1.6, ended=2.5)
-    audits = (AuditRecord("audit_accepted", "big", False, "", late), AuditRecord("audit_deferred", "tiny", None, "timeout"))
+    lost = replace(FAILED, span_id="00000000000000b0", started=1.5, ended=1.6)
+    audits = (AuditRecord("audit_accepted", "big", False, "", late, (lost,)), AuditRecord("audit_deferred", "tiny", None, "timeout"))
     Spans(queue, exposition).take([replace(RECORD, calls=(CALL,), audits=audits)])
     queue.flush()
-    server, served, audit = receiver.spans
+    server, served, failed, audit = receiver.spans
     assert [(event.name, attributes(event)) for event in server.events] == [
         ("commit", {"headgate.backend": "small"}),
         ("audit", {"headgate.purpose": "audit_accepted", "headgate.backend": "big", "headgate.result": "disagreed"}),
         ("audit", {"headgate.purpose": "audit_deferred", "headgate.backend": "tiny", "headgate.result": "timeout"}),
     ]
     assert (audit.span_id.hex(), audit.parent_span_id) == (late.span_id, server.span_id)
-    assert attributes(audit)["headgate.purpose"] == "audit_accepted"
+    assert failed.span_id.hex() == lost.span_id
+    assert attributes(failed)["error.type"] == lost.result
+    assert {attributes(each)["headgate.purpose"] for each in (failed, audit)} == {"audit_accepted"}
     assert "headgate.purpose" not in attributes(served)
     assert audit.end_time_unix_nano > server.end_time_unix_nano, "the client did not wait for it"
 

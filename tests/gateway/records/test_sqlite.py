@@ -19,9 +19,10 @@ import msgspec
 import pytest
 
 from gateway.errors import StoreError, StoreFullError
+from gateway.link.messages import AuditRecord
 from gateway.records import sqlite
 from gateway.records.sqlite import SCHEMA_VERSION, STATEMENT_ROWS, SqliteStore
-from tests.gateway.records.examples import RECORD, content, record
+from tests.gateway.records.examples import CALL, RECORD, content, record
 
 ALL = 1 << 60
 
@@ -253,6 +254,12 @@ async def test_a_file_of_an_older_headgate_is_brought_up_to_date_with_its_record
         assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
         indexes = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
     assert indexes == {"records_by_route", "sqlite_autoindex_records_1"}
+
+
+def test_an_audit_of_an_older_headgate_has_its_call_and_none_before_it() -> None:
+    found = msgspec.msgpack.decode(msgspec.msgpack.encode(["audit_accepted", "big", True, "", msgspec.to_builtins(CALL)]), type=AuditRecord)
+    assert found == AuditRecord("audit_accepted", "big", True, "", CALL)
+    assert found.calls == (CALL,)
 
 
 async def test_no_search_reads_more_than_it_gives(path: str, monkeypatch: pytest.MonkeyPatch) -> None:

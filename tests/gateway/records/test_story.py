@@ -62,6 +62,9 @@ def test_the_story_says_what_audits_found() -> None:
     assert lines[found + 1] == "  200 us to 1.50 s ok"
     assert any("0.00031 USD" in line for line in lines[found + 2 :])
     assert "audit: big's reply to the same was not compared with the answer: one of them is longer than is compared" in lines
+    found = lines.index("audit: huge's reply to the same agrees with the answer")
+    assert lines[found + 1] == "  big 100 us to 200 us breaker_open: the breaker of every replica is open"
+    assert lines[found + 2] == "  huge 300 ms to 1.50 s ok"
 
 
 def test_a_record_comes_back_from_its_json_as_it_was() -> None:
