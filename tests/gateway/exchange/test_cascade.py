@@ -23,11 +23,13 @@ from policies.schema import Route
 from policies.schema_rules import Detector
 from policies.schema_rules import Guard as GuardOf
 from tests.gateway.exchange.rig import CONNECT, DONE, JSON, SSE, Rig, event
+from tests.gateway.exchange.scoring import Process
 from tests.policies.golden import NAMED
 
 HOLD = Hold(tokens=3, for_ms=400)
 FEATURES = Features("x-1", "chat", "chat")
-DETECTOR = CompiledDetector(Detector("d", "d.npz"), (NAMED / "detectors" / "support.npz").read_bytes())
+ARTIFACT = (NAMED / "detectors" / "support.npz").read_bytes()
+DETECTOR = CompiledDetector(Detector("d", "d.npz"), ARTIFACT)
 LIKE, UNLIKE = "please cancel my parcel today", "the mitochondria of a volcano and a sonnet"
 
 
@@ -52,10 +54,10 @@ def bare(text: str, **more: Any) -> bytes:
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
-def guarded(rig_text: str, when: str = "to_last") -> Rig:
+def guarded(rig_text: str, when: str = "to_last", scoring: Process | None = None) -> Rig:
     memory = RouteMemory(Route("main", (), guard=GuardOf("d", when_ood="flag")), {"d": DETECTOR}, None)
     plan = Guard("d", cascade(), when).decide(FEATURES)  # type: ignore[arg-type]
-    return Rig(plan, memory=memory, messages=[{"role": "user", "content": rig_text}])
+    return Rig(plan, memory=memory, scoring=scoring, messages=[{"role": "user", "content": rig_text}])
 
 
 def test_evidence_is_asked_for_and_taken_out_again() -> None:
@@ -190,8 +192,15 @@ def test_a_guard_that_refuses_says_so_in_an_error() -> None:
 
 @pytest.mark.parametrize("text", [LIKE, UNLIKE, "Überweisung 12,50 € → ?", "日本語の文章", "x" * 9_000])
 def test_a_request_scores_the_same_offline_and_live_to_the_last_bit(text: str) -> None:
-    rig = guarded(text, "flag")
+    process = Process()
+    rig = guarded(text, "flag", process)
     offline = DETECTOR.assess(guard_text(request_turns(msgspec.json.decode(rig.raw)), DETECTOR.text))
+    assert offline is not None
+    assert len(process.questions) == (len(text) > 1_000), "what is dear is left to the process"
+    for asked in process.questions:
+        found = CompiledDetector(Detector("d", "d.npz"), ARTIFACT).assess(asked.text, asked.segment)
+        assert found is not None
+        asked.take(found)
     rig.call().reply(200, SSE, token("a", -0.1), event("", "stop"), DONE)
     assert rig.record.findings is not None
     live = rig.record.findings.assessment

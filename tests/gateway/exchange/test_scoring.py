@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,42 +16,13 @@ from policies.schema import Route
 from policies.schema_rules import Detector
 from policies.schema_rules import Guard as GuardOf
 from tests.gateway.exchange.rig import CONNECT, DONE, SSE, Rig, event
+from tests.gateway.exchange.scoring import Process
 from tests.gateway.exchange.test_cascade import cascade, token
 from tests.policies.ood.tiny import slow_artifact
 
 FEATURES = Features("x-1", "chat", "chat")
 DETECTOR = CompiledDetector(Detector("d", "d.npz"), slow_artifact())
 INSIDE, OUTSIDE = Assessment("ok", 1.0, -2.0, True), Assessment("ok", 9.0, -1.0, False)
-
-
-class Asked:
-    """One question, answered by the test."""
-
-    def __init__(self, text: str, segment: str | None, until: float, take: Callable[[Assessment], None]) -> None:
-        self.text, self.segment, self.until = text, segment, until
-        self.take = take
-        self.forgotten = False
-
-    def forget(self) -> None:
-        assert not self.forgotten
-        self.forgotten = True
-
-
-class Process:
-    """`gateway.scoring.base.Scoring`, played by hand."""
-
-    def __init__(self, *, away: bool = False) -> None:
-        self.away = away
-        self.questions: list[Asked] = []
-
-    def ask(
-        self, detector: CompiledDetector, text: str, segment: str | None, until: float, take: Callable[[Assessment], None]
-    ) -> Asked | None:
-        assert detector is DETECTOR
-        if self.away:
-            return None
-        self.questions.append(Asked(text, segment, until, take))
-        return self.questions[-1]
 
 
 def guarded(process: Process | None, when_ood: str = "to_last", when_unscored: str = "serve", text: str = "hello", **more: Any) -> Rig:
