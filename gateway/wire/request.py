@@ -38,6 +38,6 @@ class Request:
         self.body = body
         self.http10 = http10
         self.head = head
-        """The same object for as long as requests of one connection have the same head; None where it is not recognised."""
+        """One object for requests that have the same head, of one connection or of several; None where it is not recognised."""
         self.keep_alive = True
         """Another request may follow on its connection."""

@@ -38,6 +38,31 @@ class _Stop(Exception):  # noqa: N818  (it is how a callback says "enough", not 
 
 
 @final
+class KnownRequest:
+    """What a head asked for, and the limits that it was read under."""
+
+    __slots__ = ("head", "limits", "method", "path", "query")
+
+    def __init__(self, head: KnownHead, request: Request, limits: ServerLimits) -> None:
+        self.head = head
+        self.limits = limits
+        self.method = request.method
+        self.path = request.path
+        self.query = request.query
+
+
+@final
+class LastHead:
+    """The head that was parsed last, of all the connections of a server: a client has the same on each of its own, and whoever asks first
+    on a connection need neither parse it again nor keep it twice."""
+
+    __slots__ = ("known",)
+
+    def __init__(self) -> None:
+        self.known: KnownRequest | None = None
+
+
+@final
 class RequestReader:
     """Parses what one client sends. After `feed`, complete requests wait in `ready`; after a `fault` it must not be fed again."""
 
@@ -45,7 +70,7 @@ class RequestReader:
         "_body",
         "_headers",
         "_known",
-        "_known_line",
+        "_last",
         "_parser",
         "_peer",
         "_quiet",
@@ -61,14 +86,15 @@ class RequestReader:
         "started",
     )
 
-    def __init__(self, limits: ServerLimits, peer: str) -> None:
+    def __init__(self, limits: ServerLimits, peer: str, last: LastHead | None = None) -> None:
         self.limits = limits
         """May be replaced between two requests, by `bound_by`."""
         self._peer = peer
-        self._parser: Any = httptools.HttpRequestParser(self)
-        self._known: KnownHead | None = None
-        """The head of the last request, and below what it asked for."""
-        self._known_line = (b"", b"", b"")
+        self._parser: Any = None
+        """Only while it is needed: it takes a kibibyte, which an open stream would keep."""
+        self._known: KnownRequest | None = None
+        """Of the last request."""
+        self._last = last or LastHead()
         self.ready: list[Request] = []
         self.fault: Fault | None = None
         self.started = 0.0
@@ -101,26 +127,38 @@ class RequestReader:
         first = not self.begun
         if first:
             self.started = now
-            known = self._known
-            if known is not None and (body := known.body(data)) is not None and len(body) <= self.limits.body_bytes_max:
-                method, path, query = self._known_line
-                self.ready.append(Request(method, path, query, known.headers(body), self._peer, now, body, head=known))
-                return
+            known = self._known or self._of_another()
+            if known is not None:
+                head = known.head
+                body = head.body(data)
+                if body is not None and len(body) <= self.limits.body_bytes_max:
+                    self._known = known
+                    self.ready.append(Request(known.method, known.path, known.query, head.headers(body), self._peer, now, body, head=head))
+                    return
             self.begun = True
         self._parse(data, now)
         if first and len(self.ready) == 1 and not self.begun and self.fault is None:
             self._learn(data, self.ready[0])
 
+    def _of_another(self) -> KnownRequest | None:
+        """The head that another connection has had, where it was read under the same limits."""
+        known = self._last.known
+        return known if known is not None and known.limits is self.limits else None
+
     def _learn(self, data: bytes, request: Request) -> None:
         """The next request may well have the same head."""
         self._known = None
         if request.keep_alive and not request.http10 and b"expect" not in request.headers:
-            self._known = request.head = learn(data, request.headers)
-            self._known_line = request.method, request.path, request.query
+            head = request.head = learn(data, request.headers)
+            if head is not None:
+                self._known = self._last.known = KnownRequest(head, request, self.limits)
+                self._parser = None  # another may follow, so that a new one would go on where this one is
 
     def _parse(self, data: bytes, now: float) -> None:
         # httptools keeps an unfinished field to itself, so a head or trailer that never ends is seen only here.
         self._quiet += len(data)
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:

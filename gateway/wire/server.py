@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias, cast, final
 
 from gateway.wire.base import Handler, ServerLimits
+from gateway.wire.request_reader import LastHead
 from gateway.wire.server_connection import ServerConnection
 from gateway.wire.ticker import Ticker
 
@@ -57,6 +58,7 @@ class Server:
         self.render_error = render_error
         self.hooks: ServerHooks = hooks or NoHooks()
         self.draining = False
+        self.last_head = LastHead()
         self._connections: set[ServerConnection] = set()
         self._drained: asyncio.Future[None] | None = None
         ticker.register(self._sweep)

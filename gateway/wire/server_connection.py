@@ -67,7 +67,7 @@ class ServerConnection:
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
-        self._reader = RequestReader(self.server.limits, peer[0] if isinstance(peer, tuple) else "")
+        self._reader = RequestReader(self.server.limits, peer[0] if isinstance(peer, tuple) else "", self.server.last_head)
         if not self.server.opened(self):
             self._write_fault(Fault(503, "Too many connections."))
             self._finish()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.wire.base import ServerLimits
 from gateway.wire.known_head import learn
 from gateway.wire.request import Request
-from gateway.wire.request_reader import RequestReader
+from gateway.wire.request_reader import LastHead, RequestReader
 from tests.gateway.wire.rig import Listener, PoolRig
 
 NAMES = st.sampled_from([b"Accept", b"x-a", b"X-B", b"User-Agent", b"authorization", b"connection", b"upgrade"])
@@ -48,11 +48,18 @@ def untaught(first: bytes) -> RequestReader:
     return reader
 
 
-def taught(first: bytes) -> RequestReader:
-    reader = RequestReader(ServerLimits(body_bytes_max=30), "p")
+def taught(first: bytes, limits: ServerLimits | None = None, last: LastHead | None = None) -> RequestReader:
+    reader = RequestReader(limits or ServerLimits(body_bytes_max=30), "p", last)
     reader.feed(first, 1.0)
     reader.ready.clear()
     return reader
+
+
+def next_door(first: bytes) -> RequestReader:
+    """Has read nothing; another connection of the server has."""
+    last, limits = LastHead(), ServerLimits(body_bytes_max=30)
+    taught(first, limits, last)
+    return RequestReader(limits, "p", last)
 
 
 @given(FIELDS, BODIES, BODIES, st.integers(0, 4), st.sampled_from([b"Content-Length", b"content-length", b"CONTENT-LENGTH"]))
@@ -60,7 +67,7 @@ def test_a_request_with_the_same_head_reads_the_same(
     fields: list[tuple[bytes, bytes]], one: bytes, other: bytes, at: int, name: bytes
 ) -> None:
     first, second = head(fields, one, name, at), head(fields, other, name, at)
-    assert read(taught(first), second) == read(untaught(first), second)
+    assert read(taught(first), second) == read(next_door(first), second) == read(untaught(first), second)
 
 
 @given(FIELDS, BODIES, st.data())
@@ -73,6 +80,7 @@ def test_one_other_byte_reads_as_the_parser_reads_it(fields: list[tuple[bytes, b
         at = data.draw(st.integers(0, len(first) - 1))
         second = first[:at] + bytes([data.draw(st.integers(0, 255))]) + first[at + 1 :]
     assert read(taught(first), second) == read(untaught(first), second)
+    assert read(next_door(first), second) == read(RequestReader(ServerLimits(body_bytes_max=30), "p"), second)
 
 
 @given(FIELDS, BODIES, st.integers(0, 200), st.integers(0, 40))
@@ -86,8 +94,8 @@ def test_a_known_head_is_recognised() -> None:
     first = head([(b"x-a", b"v")], b"0123456789")
     reader = taught(first)
     assert reader._known is not None
-    assert reader._known.body(head([(b"x-a", b"v")], b"012")) == b"012"
-    assert reader._known.headers(b"012")[b"content-length"] == b"3"
+    assert reader._known.head.body(head([(b"x-a", b"v")], b"012")) == b"012"
+    assert reader._known.head.headers(b"012")[b"content-length"] == b"3"
 
 
 def test_requests_with_one_head_carry_it() -> None:
@@ -101,6 +109,33 @@ def test_requests_with_one_head_carry_it() -> None:
     reader.ready.clear()
     reader.feed(head([], b"01") * 2, 1.0)
     assert [request.head for request in reader.ready] == [None, None]
+
+
+def test_connections_share_the_head_that_came_last_and_keep_no_parser() -> None:
+    last, limits = LastHead(), ServerLimits()
+    one, two = taught(head([], b"0123"), limits, last), RequestReader(limits, "q", last)
+    two.feed(head([], b"01"), 2.0)
+    assert two._known is one._known is last.known
+    assert (one._parser, two._parser) == (None, None)
+    assert [(request.peer, request.body) for request in two.ready] == [("q", b"01")]
+    two.feed(head([(b"x-a", b"v")], b"01")[:30], 3.0)
+    assert two._parser is not None, "it is in the middle of a request"
+    assert two.begun
+    two.feed(head([(b"x-a", b"v")], b"01")[30:], 4.0)
+    assert [request.headers.get(b"x-a") for request in two.ready] == [None, b"v"]
+    assert one._known is last.known, "what comes in pieces is not learned"
+    taught(head([(b"x-b", b"v")], b"01"), limits, last)
+    assert one._known is not last.known
+
+
+def test_a_head_that_was_read_under_other_limits_is_not_taken_over() -> None:
+    last = LastHead()
+    first = head([(b"x-a", b"v" * 500)], b"0123")
+    taught(first, ServerLimits(), last)
+    stranger = RequestReader(ServerLimits(head_bytes_max=100), "q", last)
+    stranger.feed(first, 2.0)
+    assert stranger.fault is not None
+    assert stranger.fault.status == 431
 
 
 def test_what_is_not_learned() -> None:
