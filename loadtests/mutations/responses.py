@@ -69,8 +69,8 @@ TIDIED = (
         "of a reason phrase nothing is kept, whatever bytes it has: clients are told one of our own",
     ),
     (
-        re.compile(rb"(?<=\r\n0\r\n)(?:[^\r\n]+\r\n)+(?=\r\n)"),
-        b"",
+        re.compile(rb"(\r\n0+(?:;[^\r\n]*)?\r\n)(?:[^\r\n:]+:[^\r\n]*\r\n)+(?=\r\n)"),
+        rb"\1",
         "trailers are read over: nothing that they say is heeded or told to anybody",
     ),
 )

@@ -74,6 +74,9 @@ def test_what_two_readers_may_differ_in(old: bytes, new: bytes, what: str) -> No
         (b"HTTP/1.1 100 Continue\r\n\r\n\r\n" + LENGTH, responses.EMPTY_LINES),
         (LENGTH.replace(b"OK", b"O\0K"), "of a reason phrase"),
         (CHUNKED.replace(b"t: v", b"transfer-encoding: gzip"), "trailers are read over"),
+        (CHUNKED.replace(b"\r\n0\r\nt: v", b"\r\n000\r\ntransfer-encoding: identity"), "trailers are read over"),
+        (CHUNKED.replace(b"\r\n0\r\nt: v", b"\r\n0;a=b\r\nt: v\r\ntransfer-encoding: chunked, chunked"), "trailers are read over"),
+        (CHUNKED.replace(b" world\r\n0\r\nt: v", b"rld\r\n0\r\n0\r\ntransfer-encoding: gzip"), "trailers are read over"),
         (LENGTH.replace(b"/1.1", b"/1.0").replace(b"OK\r\n", b"OK\r\nConnection: keep-alive\r\n"), responses.KEPT),
     ],
 )
