@@ -148,8 +148,9 @@ class Exchange:
         """What a detector says; None where the scoring process has been asked, which says it later."""
         detector, text = guarded(self.order, verb)
         found = detector.assess(text, verb.segment, inline=True)
-        if found is not None or text is None:
+        if found is not None:
             return found
+        assert text is not None, "what has no text is unavailable, and nobody is asked"
         scoring = self._site.scoring
         if scoring is not None:
             self._asked = scoring.ask(detector, text, verb.segment, self.order.deadline, self._assessed)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.ood.features import CHAR_BITS, FEATURES, WORD_BITS, WORD_CHARS_MAX, words_in
+from policies.ood.new_words import FEW_WORDS
 from policies.ood.text import TEXT_CHARS_MAX, bounded
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -26,8 +27,8 @@ KEPT_WORDS_MAX = 16_384
 KEPT_RUNS_CHARS_MAX = 1 << 20
 """Characters of the runs without blanks whose words are kept, and `_RUN_CHARS` for each run; with more, they are forgotten."""
 _RUN_CHARS = 32
-NEW_WORDS_MAX = 7
-"""New words that a bounded sum takes in: more are cheaper together than one by one, and dear in any case."""
+NEW_WORDS_MAX = FEW_WORDS - 1
+"""New words that a bounded sum takes in, one by one: more are dear in any case."""
 _NEW_RUN_ROWS = 4
 """What it costs to look at a character of a run that was never met, in rows that are fetched."""
 _NEW_WORD_ROWS = 16
